@@ -1,0 +1,139 @@
+/**
+ * Every error that `model/` throws on purpose. They know nothing of HTTP: whoever serves the model translates `code` into
+ * a status. A message names what was wrong, the value, the limit, and what to do next; none carries a prompt's text.
+ */
+export class ModelError extends Error {
+  /** Stable and upper-case, the same for every instance of a class. */
+  readonly code: string
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = new.target.name
+    this.code = code
+  }
+}
+
+/** A setting has a value outside its range. `bezel` ends with exit code 2 on it. */
+export class SettingsError extends ModelError {
+  readonly setting: string
+
+  constructor(setting: string, message: string) {
+    super('BAD_SETTING', message)
+    this.setting = setting
+  }
+}
+
+/** A checkpoint (config.json, safetensors, index, tokenizer files) is not what the exporter needs. */
+export class CheckpointError extends ModelError {
+  readonly file: string
+  readonly tensor: string | undefined
+
+  constructor(file: string, message: string, options: { tensor?: string } & ErrorOptions = {}) {
+    super('BAD_CHECKPOINT', `${file}: ${message}`, options)
+    this.file = file
+    this.tensor = options.tensor
+  }
+}
+
+/** An export could not be written (disk full, target exists, dtype not possible on the target). */
+export class ExportError extends ModelError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('EXPORT_FAILED', message, options)
+  }
+}
+
+/** An exported model folder lacks a file, or a file in it is not what its manifest says. */
+export class ModelFolderError extends ModelError {
+  readonly path: string
+
+  constructor(path: string, message: string, options?: ErrorOptions) {
+    super('BAD_MODEL_FOLDER', `${path}: ${message}`, options)
+    this.path = path
+  }
+}
+
+/** libonnxruntime was not found, cannot be loaded on this platform, or has another version than this code needs. */
+export class LibraryError extends ModelError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ORT_LIBRARY', message, options)
+  }
+}
+
+/** ONNX Runtime refused a call. `call` is the C function, `ortCode` its OrtErrorCode (1 FAIL, 2 INVALID_ARGUMENT …). */
+export class OrtError extends ModelError {
+  readonly call: string
+  readonly ortCode: number
+
+  constructor(call: string, ortCode: number, message: string) {
+    super('ORT_CALL_FAILED', `${call}: ${message} (OrtErrorCode ${ortCode})`)
+    this.call = call
+    this.ortCode = ortCode
+  }
+}
+
+/** A run was ended from outside before it was through. What it was to write is undefined; the session stays usable. */
+export class RunCanceledError extends ModelError {
+  constructor() {
+    super('RUN_CANCELED', 'The run was canceled.')
+  }
+}
+
+/** One field of a request cannot be served. `field` is the engine's name of it. */
+export class InvalidRequestError extends ModelError {
+  readonly field: string
+
+  constructor(field: string, message: string, options?: ErrorOptions) {
+    super('INVALID_REQUEST', message, options)
+    this.field = field
+  }
+}
+
+/** The prompt does not leave room for one new token in a slot. */
+export class PromptTooLongError extends ModelError {
+  readonly promptTokens: number
+  readonly slotTokens: number
+
+  constructor(promptTokens: number, slotTokens: number) {
+    super(
+      'PROMPT_TOO_LONG',
+      `The prompt has ${promptTokens} tokens, but a slot holds ${slotTokens} with at least one for the answer. ` +
+        `Shorten it to at most ${slotTokens - 1} tokens, or raise CONTEXT_LENGTH.`,
+    )
+    this.promptTokens = promptTokens
+    this.slotTokens = slotTokens
+  }
+}
+
+/** The Hub could not be asked, or its answer cannot be used. */
+export class HubError extends ModelError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('HUB_FAILED', message, options)
+  }
+}
+
+/** The Hub refuses the repository to us (401, 403): no token, a wrong one, or a licence that was not accepted. */
+export class HubAccessError extends ModelError {
+  readonly status: number
+
+  constructor(status: number, message: string) {
+    super('HUB_ACCESS', message)
+    this.status = status
+  }
+}
+
+/** A file arrived whole, but its hash is not the one that the Hub announced. */
+export class IntegrityError extends ModelError {
+  constructor(message: string) {
+    super('HUB_INTEGRITY', message)
+  }
+}
+
+/** The disk is full. `path` is what was being written. */
+export class DiskFullError extends ModelError {
+  readonly path: string
+
+  constructor(path: string, options?: ErrorOptions) {
+    super('DISK_FULL', `${path}: no space left on this disk. Free some, or choose another folder.`, options)
+    this.path = path
+  }
+}
