@@ -8,7 +8,7 @@ import pretty from 'pino-pretty'
  * @param stream  where the lines go; a terminal gets the readable form.
  */
 export function createLogger(level: string, stream: NodeJS.WriteStream): Logger {
-  if (!stream.isTTY) return pino({ level, base: undefined }, stream)
+  if (!stream.isTTY) return pino({ level, base: null }, stream)
   const lines = pretty({
     destination: stream,
     sync: true,
@@ -16,5 +16,5 @@ export function createLogger(level: string, stream: NodeJS.WriteStream): Logger 
     translateTime: 'SYS:HH:MM:ss',
     ignore: 'pid,hostname',
   })
-  return pino({ level, base: undefined }, lines)
+  return pino({ level, base: null }, lines)
 }
