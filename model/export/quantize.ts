@@ -68,22 +68,29 @@ export function quantizeBlocks(
   return bad
 }
 
-/** `| 0` cuts towards zero, which rounds to the nearest, since everything is above −½ once the point and ½ are added. */
+/**
+ * `| 0` cuts towards zero, which rounds to the nearest where the sum is above 0. The clamps are needed at the cut end, and
+ * at both ends where the scale is so small that its f16 is far from it.
+ */
 function packNibbles(values: Float32Array, start: number, end: number, inverse: number, packed: Uint8Array): void {
   let at = start >> 1
   for (let i = start; i < end; i += 2) {
     let low = (values[i]! * inverse + 8.5) | 0
     let high = (values[i + 1]! * inverse + 8.5) | 0
     if (low > 15) low = 15
+    else if (low < 0) low = 0
     if (high > 15) high = 15
+    else if (high < 0) high = 0
     packed[at++] = low | (high << 4)
   }
 }
 
 function packBytes(values: Float32Array, start: number, end: number, inverse: number, packed: Uint8Array): void {
   for (let i = start; i < end; i++) {
-    const q = (values[i]! * inverse + 128.5) | 0
-    packed[i] = q > 255 ? 255 : q
+    let q = (values[i]! * inverse + 128.5) | 0
+    if (q > 255) q = 255
+    else if (q < 0) q = 0
+    packed[i] = q
   }
 }
 

@@ -1,0 +1,370 @@
+import { createHash } from 'node:crypto'
+import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { CheckpointError } from '../errors.js'
+import { FILES } from '../folder.js'
+import { type GemmaConfig, parseGemmaConfig } from '../gemma.js'
+import type { ReportProgress } from '../progress.js'
+import { f16Table } from './half.js'
+import { SafetensorsFile, SOURCE_BYTES, type SourceType, type TensorEntry } from './safetensors.js'
+
+const SINGLE = 'model.safetensors'
+const INDEX = 'model.safetensors.index.json'
+export const GENERATION_CONFIG = 'generation_config.json'
+
+/** Copied into the export as they are, where the checkpoint has them. */
+const COMPANIONS = [
+  'added_tokens.json',
+  'chat_template.jinja',
+  'special_tokens_map.json',
+  'tokenizer.model',
+  'LICENSE',
+  'LICENSE.txt',
+  'NOTICE',
+  'NOTICE.txt',
+]
+
+/** Gemma's tokenizer.json has 17.5 MB and is the largest of the JSON files. */
+const MAX_JSON_BYTES = 256 << 20
+/** What is read or hashed between two looks at the clock, the progress bar and the signal. */
+const HASH_CHUNK_BYTES = 8 << 20
+
+export interface SourceFile {
+  readonly name: string
+  readonly path: string
+}
+
+/**
+ * A Hugging Face checkpoint folder of Gemma 1, opened and checked as a whole: after `open` every tensor that the graph needs
+ * is known to be there, in the right shape and in a readable type.
+ */
+export class Checkpoint implements AsyncDisposable {
+  readonly folder: string
+  readonly config: GemmaConfig
+  /** The parsed config.json, and generation_config.json where there is one. */
+  readonly configJson: Readonly<Record<string, unknown>>
+  readonly generationConfigJson: Readonly<Record<string, unknown>> | undefined
+  /** Tokens that end an answer. */
+  readonly endTokenIds: readonly number[]
+  /** Files that go into the export unchanged. */
+  readonly companions: readonly SourceFile[]
+  /** Every file that the export depends on. */
+  readonly sources: readonly SourceFile[]
+  readonly #tensors: ReadonlyMap<string, { file: SafetensorsFile; entry: TensorEntry }>
+  readonly #shards: readonly SafetensorsFile[]
+
+  private constructor(fields: {
+    folder: string
+    config: GemmaConfig
+    configJson: Record<string, unknown>
+    generationConfigJson: Record<string, unknown> | undefined
+    endTokenIds: number[]
+    companions: SourceFile[]
+    sources: SourceFile[]
+    shards: SafetensorsFile[]
+  }) {
+    this.folder = fields.folder
+    this.config = fields.config
+    this.configJson = fields.configJson
+    this.generationConfigJson = fields.generationConfigJson
+    this.endTokenIds = fields.endTokenIds
+    this.companions = fields.companions
+    this.sources = fields.sources
+    this.#shards = fields.shards
+    this.#tensors = new Map(
+      fields.shards.flatMap((file) => [...file.tensors.values()].map((entry) => [entry.name, { file, entry }])),
+    )
+  }
+
+  /**
+   * Opens and checks a checkpoint folder.
+   * @throws {CheckpointError} anything is missing, cut, of another shape than config.json says, or not Gemma 1.
+   */
+  static async open(folder: string): Promise<Checkpoint> {
+    const configJson = await readJson(path.join(folder, FILES.config))
+    const config = parseGemmaConfig(configJson, path.join(folder, FILES.config))
+    const names = await listFolder(folder)
+    const generationConfigJson = names.has(GENERATION_CONFIG)
+      ? await readJson(path.join(folder, GENERATION_CONFIG))
+      : undefined
+    const tokenizerPath = path.join(folder, FILES.tokenizer)
+    const endTokenIds = findEndTokens(config, generationConfigJson, await readJson(tokenizerPath), tokenizerPath)
+    await readJson(path.join(folder, FILES.tokenizerConfig))
+
+    const weightMap = names.has(INDEX) ? await readIndex(path.join(folder, INDEX)) : undefined
+    const shardNames = weightMap ? [...new Set(weightMap.values())].sort() : [SINGLE]
+    const shards: SafetensorsFile[] = []
+    try {
+      for (const name of shardNames) shards.push(await SafetensorsFile.open(path.join(folder, name)))
+      if (weightMap) checkIndex(path.join(folder, INDEX), weightMap, shards)
+      checkTensors(config, shards)
+      const source = (name: string) => ({ name, path: path.join(folder, name) })
+      const companions = [FILES.tokenizer, FILES.tokenizerConfig, ...COMPANIONS.filter((name) => names.has(name))].map(
+        source,
+      )
+      const read = [FILES.config, GENERATION_CONFIG, INDEX].filter((name) => names.has(name))
+      const checkpoint = new Checkpoint({
+        folder,
+        config,
+        configJson,
+        generationConfigJson,
+        endTokenIds,
+        companions,
+        sources: [...read, ...shardNames].map(source).concat(companions),
+        shards,
+      })
+      await checkpoint.#checkOutputMatrix()
+      return checkpoint
+    } catch (error) {
+      for (const shard of shards) await shard[Symbol.asyncDispose]()
+      throw error
+    }
+  }
+
+  /** Rows and columns of a matrix [N, K]; a vector is one row. */
+  shape(name: string): { rows: number; columns: number } {
+    const { shape } = this.#find(name).entry
+    return shape.length === 1 ? { rows: 1, columns: shape[0]! } : { rows: shape[0]!, columns: shape[1]! }
+  }
+
+  /**
+   * Reads whole rows of a matrix [N, K] as f32.
+   * @param into  [rows · K], filled from its start
+   * @param scratch  at least rows · K · 4 bytes, beginning at a multiple of 4; overwritten
+   */
+  async readRows(name: string, firstRow: number, rows: number, into: Float32Array, scratch: Uint8Array): Promise<void> {
+    const { file, entry } = this.#find(name)
+    const { columns } = this.shape(name)
+    const elementBytes = SOURCE_BYTES[entry.dtype as SourceType]
+    const bytes = scratch.subarray(0, rows * columns * elementBytes)
+    await file.read(entry, firstRow * columns * elementBytes, bytes)
+    decode(entry.dtype as SourceType, bytes, into)
+  }
+
+  /** SHA-256 of every source file, in hexadecimal. Reads each once from its start to its end. */
+  async hash(report: ReportProgress, signal?: AbortSignal): Promise<{ name: string; bytes: number; sha256: string }[]> {
+    const sizes = await Promise.all(this.sources.map(async (source) => (await stat(source.path)).size))
+    const total = sizes.reduce((sum, size) => sum + size, 0)
+    const chunk = new Uint8Array(HASH_CHUNK_BYTES)
+    const hashed: { name: string; bytes: number; sha256: string }[] = []
+    let done = 0
+    for (const source of this.sources) {
+      const hash = createHash('sha256')
+      const handle = await open(source.path, 'r')
+      let bytes = 0
+      try {
+        for (;;) {
+          signal?.throwIfAborted()
+          const { bytesRead } = await handle.read(chunk, 0, chunk.byteLength, bytes)
+          if (bytesRead === 0) break
+          hash.update(chunk.subarray(0, bytesRead))
+          bytes += bytesRead
+          done += bytesRead
+          report({ phase: 'Hashing the checkpoint', done, total, unit: 'bytes' })
+        }
+      } finally {
+        await handle.close()
+      }
+      hashed.push({ name: source.name, bytes, sha256: hash.digest('hex') })
+    }
+    return hashed
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const shard of this.#shards) await shard[Symbol.asyncDispose]()
+  }
+
+  #find(name: string): { file: SafetensorsFile; entry: TensorEntry } {
+    const found = this.#tensors.get(name)
+    if (!found) throw new CheckpointError(this.folder, `tensor ${name} is missing.`, { tensor: name })
+    return found
+  }
+
+  /** Some savers write the tied output matrix a second time. Equal bytes are no harm; others are another architecture. */
+  async #checkOutputMatrix(): Promise<void> {
+    const output = this.#tensors.get(OUTPUT_MATRIX)
+    if (!output) return
+    const embedding = this.#find(EMBEDDING)
+    let same = output.entry.byteLength === embedding.entry.byteLength && output.entry.dtype === embedding.entry.dtype
+    const left = new Uint8Array(HASH_CHUNK_BYTES)
+    const right = new Uint8Array(HASH_CHUNK_BYTES)
+    for (let at = 0; same && at < output.entry.byteLength; at += HASH_CHUNK_BYTES) {
+      const length = Math.min(HASH_CHUNK_BYTES, output.entry.byteLength - at)
+      await output.file.read(output.entry, at, left.subarray(0, length))
+      await embedding.file.read(embedding.entry, at, right.subarray(0, length))
+      same = Buffer.compare(left.subarray(0, length), right.subarray(0, length)) === 0
+    }
+    if (!same) {
+      const message = `tensor ${OUTPUT_MATRIX} differs from ${EMBEDDING}, but Gemma 1 has one matrix for both.`
+      throw new CheckpointError(output.file.path, message, { tensor: OUTPUT_MATRIX })
+    }
+  }
+}
+
+export const EMBEDDING = 'model.embed_tokens.weight'
+export const FINAL_NORM = 'model.norm.weight'
+const OUTPUT_MATRIX = 'lm_head.weight'
+
+/** Names of one layer's tensors, as Hugging Face saves them. */
+export function layerTensors(layer: number) {
+  const prefix = `model.layers.${layer}`
+  return {
+    inputNorm: `${prefix}.input_layernorm.weight`,
+    query: `${prefix}.self_attn.q_proj.weight`,
+    key: `${prefix}.self_attn.k_proj.weight`,
+    value: `${prefix}.self_attn.v_proj.weight`,
+    output: `${prefix}.self_attn.o_proj.weight`,
+    mlpNorm: `${prefix}.post_attention_layernorm.weight`,
+    gate: `${prefix}.mlp.gate_proj.weight`,
+    up: `${prefix}.mlp.up_proj.weight`,
+    down: `${prefix}.mlp.down_proj.weight`,
+  }
+}
+
+/** Every tensor of the network with its shape. */
+function expectedTensors(config: GemmaConfig): Map<string, number[]> {
+  const { hiddenSize: H, intermediateSize: I, headSize: D, heads, kvHeads } = config
+  const expected = new Map<string, number[]>([
+    [EMBEDDING, [config.vocabSize, H]],
+    [FINAL_NORM, [H]],
+  ])
+  for (let layer = 0; layer < config.layers; layer++) {
+    const names = layerTensors(layer)
+    expected.set(names.inputNorm, [H])
+    expected.set(names.query, [heads * D, H])
+    expected.set(names.key, [kvHeads * D, H])
+    expected.set(names.value, [kvHeads * D, H])
+    expected.set(names.output, [H, heads * D])
+    expected.set(names.mlpNorm, [H])
+    expected.set(names.gate, [I, H])
+    expected.set(names.up, [I, H])
+    expected.set(names.down, [H, I])
+  }
+  return expected
+}
+
+function checkTensors(config: GemmaConfig, shards: readonly SafetensorsFile[]): void {
+  const expected = expectedTensors(config)
+  const seen = new Map<string, string>()
+  for (const file of shards) {
+    for (const tensor of file.tensors.values()) {
+      const refuse = (message: string): never => {
+        throw new CheckpointError(file.path, `tensor ${tensor.name} ${message}`, { tensor: tensor.name })
+      }
+      const before = seen.get(tensor.name)
+      if (before !== undefined) refuse(`is also in ${before}: which of the two counts cannot be known.`)
+      seen.set(tensor.name, file.path)
+      // Old savers kept this table of rotary frequencies; it follows from the config. The output matrix is compared later.
+      if (tensor.name.endsWith('.rotary_emb.inv_freq')) continue
+      const shape = tensor.name === OUTPUT_MATRIX ? expected.get(EMBEDDING)! : expected.get(tensor.name)
+      if (!shape) refuse('is unknown: Gemma 1 with this config has no such tensor.')
+      else if (shape.join() !== tensor.shape.join()) {
+        refuse(`has shape [${tensor.shape.join(', ')}], but config.json makes it [${shape.join(', ')}].`)
+      }
+      if (!Object.hasOwn(SOURCE_BYTES, tensor.dtype)) {
+        refuse(`has type ${tensor.dtype}, but ${Object.keys(SOURCE_BYTES).join(', ')} can be read.`)
+      }
+    }
+  }
+  for (const [name, shape] of expected) {
+    if (!seen.has(name)) {
+      const where = shards.length === 1 ? shards[0]!.path : path.join(path.dirname(shards[0]!.path), INDEX)
+      const message = `tensor ${name} [${shape.join(', ')}] is missing. Is the checkpoint complete?`
+      throw new CheckpointError(where, message, { tensor: name })
+    }
+  }
+}
+
+async function readIndex(file: string): Promise<Map<string, string>> {
+  const json = await readJson(file)
+  const map = json.weight_map
+  if (typeof map !== 'object' || map === null || Array.isArray(map) || Object.keys(map).length === 0) {
+    throw new CheckpointError(file, 'has no weight_map that says which tensor lies in which file.')
+  }
+  const entries = Object.entries(map as Record<string, unknown>)
+  for (const [tensor, shard] of entries) {
+    if (typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard)) {
+      const message = `weight_map puts ${tensor} into ${JSON.stringify(shard)}, but a .safetensors file of this folder is wanted.`
+      throw new CheckpointError(file, message, { tensor })
+    }
+  }
+  return new Map(entries as [string, string][])
+}
+
+function checkIndex(file: string, weightMap: ReadonlyMap<string, string>, shards: readonly SafetensorsFile[]): void {
+  const byName = new Map(shards.map((shard) => [path.basename(shard.path), shard]))
+  for (const [tensor, shard] of weightMap) {
+    if (!byName.get(shard)?.tensors.has(tensor)) {
+      throw new CheckpointError(file, `weight_map puts ${tensor} into ${shard}, which does not hold it.`, { tensor })
+    }
+  }
+}
+
+/** eos of both configs, and the chat template's <end_of_turn>, which the published generation config forgets. */
+function findEndTokens(
+  config: GemmaConfig,
+  generation: Record<string, unknown> | undefined,
+  tokenizer: Record<string, unknown>,
+  tokenizerPath: string,
+): number[] {
+  const ids = new Set(config.eosTokenIds)
+  const eos: unknown = generation?.eos_token_id
+  for (const id of Array.isArray(eos) ? eos : [eos]) if (Number.isSafeInteger(id)) ids.add(id as number)
+  const added: unknown = tokenizer.added_tokens
+  for (const token of Array.isArray(added) ? added : []) {
+    if (token?.content === '<end_of_turn>' && Number.isSafeInteger(token.id)) ids.add(token.id)
+  }
+  for (const id of ids) {
+    if (id < 0 || id >= config.vocabSize) {
+      throw new CheckpointError(tokenizerPath, `end token ${id} lies outside the vocabulary of ${config.vocabSize}.`)
+    }
+  }
+  return [...ids].sort((a, b) => a - b)
+}
+
+async function listFolder(folder: string): Promise<Set<string>> {
+  try {
+    return new Set(await readdir(folder))
+  } catch (error) {
+    throw new CheckpointError(folder, 'is no folder that can be read.', { cause: error })
+  }
+}
+
+async function readJson(file: string): Promise<Record<string, unknown>> {
+  let handle: FileHandle
+  try {
+    handle = await open(file, 'r')
+  } catch (error) {
+    throw new CheckpointError(file, 'is missing or cannot be read. Is the checkpoint complete?', { cause: error })
+  }
+  try {
+    const { size } = await handle.stat()
+    if (size > MAX_JSON_BYTES) {
+      throw new CheckpointError(file, `has ${size} bytes; at most ${MAX_JSON_BYTES} are read.`)
+    }
+    const json: unknown = JSON.parse(await handle.readFile('utf8'))
+    if (typeof json === 'object' && json !== null && !Array.isArray(json)) return json as Record<string, unknown>
+    throw new SyntaxError('no object')
+  } catch (error) {
+    if (error instanceof CheckpointError) throw error
+    throw new CheckpointError(file, 'is not a JSON object.', { cause: error })
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Little-endian bytes → f32. All machines that ONNX Runtime runs on are little-endian. */
+function decode(dtype: SourceType, bytes: Uint8Array, into: Float32Array): void {
+  if (dtype === 'F32') {
+    into.set(new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4))
+    return
+  }
+  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2)
+  if (dtype === 'F16') {
+    const values = f16Table()
+    for (let i = 0; i < halves.length; i++) into[i] = values[halves[i]!]!
+    return
+  }
+  const bits = new Uint32Array(into.buffer, into.byteOffset, into.length)
+  for (let i = 0; i < halves.length; i++) bits[i] = halves[i]! << 16
+}
