@@ -1,0 +1,223 @@
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { COG_RELEASE } from './cog-release.js'
+import { ServerError } from './errors.js'
+import { JsonError, parseJson, stringifySorted } from './json.js'
+import type { Prediction } from './prediction.js'
+import type { Health, Schedule, Service } from './service.js'
+import { streamPrediction } from './sse.js'
+
+export interface CogRoutesOptions {
+  readonly service: Service
+  readonly schedule: Schedule
+  /** Most bytes of a request's body. */
+  readonly bodyLimitBytes: number
+  /** Most bytes that wait for one reader of a stream. */
+  readonly streamBufferBytes: number
+}
+
+/** Cog's limit for a request's body. */
+export const BODY_LIMIT_BYTES = 104_857_600
+
+// Cog names no charset; Fastify's `type()` would add one.
+const JSON_TYPE = 'application/json'
+
+/** Adds Cog's routes. Paths are matched exactly: a trailing slash or another letter case is another path. */
+export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): void {
+  const { service } = options
+  const openStreams = new WeakMap<Prediction, number>()
+
+  app.get('/', (_request, reply) => sendJson(reply, DISCOVERY))
+
+  app.get('/health-check', async (_request, reply) =>
+    // Not sorted: Cog's order is part of this answer, and its only one.
+    reply.header('content-type', JSON_TYPE).send(JSON.stringify(healthBody(await service.health()))),
+  )
+
+  app.get('/openapi.json', (_request, reply) => {
+    if (!service.document) throw ServerError.of('SCHEMA_NOT_AVAILABLE', {})
+    return sendJson(reply, service.document)
+  })
+
+  app.post('/predictions', async (request, reply) => {
+    const envelope = await readEnvelope(request, options.bodyLimitBytes)
+    return await predict(request, reply, envelope)
+  })
+
+  app.put<{ Params: { id: string } }>('/predictions/:id', async (request, reply) => {
+    const { id } = request.params
+    const envelope = await readEnvelope(request, options.bodyLimitBytes)
+    if (envelope.id !== undefined && envelope.id !== id) {
+      const msg = 'prediction ID must match the ID supplied in the URL'
+      throw ServerError.withDetail('ID_MISMATCH', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
+    }
+    const running = service.find(id)
+    if (!running) return await predict(request, reply, { ...envelope, id })
+    if (modeOf(request.headers) === 'stream') return join(reply, running)
+    // Cog answers at once here, also in the mode that waits.
+    return sendJson(reply.code(202), running.progress())
+  })
+
+  app.post<{ Params: { id: string } }>('/predictions/:id/cancel', (request, reply) =>
+    sendJson(reply.code(service.cancelById(request.params.id) ? 200 : 404), {}),
+  )
+
+  async function predict(request: FastifyRequest, reply: FastifyReply, envelope: Envelope): Promise<FastifyReply> {
+    const mode = modeOf(request.headers)
+    // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
+    if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
+    const left = leaving(reply)
+    const prediction = await service.create({ ...envelope, signal: left })
+    if (mode === 'stream') {
+      if (left.aborted) service.cancel(prediction)
+      return stream(reply, prediction)
+    }
+    const cancel = () => service.cancel(prediction)
+    if (left.aborted) cancel()
+    left.addEventListener('abort', cancel, { once: true })
+    await prediction.ended
+    left.removeEventListener('abort', cancel)
+    return sendJson(reply, prediction.answer())
+  }
+
+  /** The stream that starts a prediction: it is canceled when its last reader leaves. */
+  function stream(reply: FastifyReply, prediction: Prediction): FastifyReply {
+    openStreams.set(prediction, 0)
+    return join(reply, prediction)
+  }
+
+  function join(reply: FastifyReply, prediction: Prediction): FastifyReply {
+    const count = (change: number) => {
+      const readers = openStreams.get(prediction)
+      if (readers === undefined) return
+      openStreams.set(prediction, readers + change)
+      if (readers + change === 0) service.cancel(prediction)
+    }
+    count(1)
+    reply.hijack()
+    streamPrediction({
+      prediction,
+      response: reply.raw,
+      schedule: options.schedule,
+      bufferBytes: options.streamBufferBytes,
+      onLeave: (reason) => {
+        if (reason === 'lagged') reply.log.warn({ id: prediction.id }, 'stream cut off: its reader does not keep up')
+        count(-1)
+      },
+    })
+    return reply
+  }
+}
+
+const DISCOVERY = {
+  cog_version: COG_RELEASE.python_sdk,
+  // Listed by Cog, although it answers 404.
+  docs_url: '/docs',
+  healthcheck_url: '/health-check',
+  openapi_url: '/openapi.json',
+  predictions_cancel_url: '/predictions/{prediction_id}/cancel',
+  predictions_idempotent_url: '/predictions/{prediction_id}',
+  predictions_url: '/predictions',
+  shutdown_url: '/shutdown',
+}
+
+function healthBody({ status, setup, healthcheckError }: Health): Record<string, unknown> {
+  return {
+    status,
+    setup: {
+      started_at: timestamp(setup.startedAt),
+      ...(setup.completedAt && { completed_at: timestamp(setup.completedAt) }),
+      status: setup.status,
+      ...(setup.completedAt && setup.logs !== '' && { logs: setup.logs }),
+    },
+    version: COG_RELEASE,
+    ...(healthcheckError !== undefined && { user_healthcheck_error: healthcheckError }),
+  }
+}
+
+/** RFC 3339 with nine decimals and a numeric zone, as Cog writes it. */
+function timestamp(date: Date): string {
+  return date.toISOString().replace('Z', '000000+00:00')
+}
+
+/** Sends a JSON answer as Cog does: sorted keys, no charset. */
+export function sendJson(reply: FastifyReply, body: unknown): FastifyReply {
+  return reply.header('content-type', JSON_TYPE).send(stringifySorted(body))
+}
+
+/**
+ * How the client wants its answer. As Cog reads `Accept`: one of the parts, cut before its first semicolon, must be
+ * exactly `text/event-stream`; a quality of 0, wildcards and other letter case do not count.
+ */
+function modeOf(headers: IncomingHttpHeaders): 'sync' | 'stream' {
+  const parts = (headers.accept ?? '').split(',').map((part) => part.trim().split(';')[0])
+  return parts.includes('text/event-stream') ? 'stream' : 'sync'
+}
+
+/** Fires when the client is gone before its answer was written. */
+function leaving(reply: FastifyReply): AbortSignal {
+  const left = new AbortController()
+  reply.raw.once('close', () => {
+    if (!reply.raw.writableEnded) left.abort()
+  })
+  return left.signal
+}
+
+interface Envelope {
+  readonly id: string | undefined
+  readonly input: unknown
+  readonly context: Readonly<Record<string, string>>
+}
+
+async function readEnvelope(request: FastifyRequest, limit: number): Promise<Envelope> {
+  const type = request.headers['content-type']
+  // As Cog does: without a content type the body is not read, and counts as {}.
+  if (type === undefined) return parseEnvelope({})
+  if (!isJson(type)) throw ServerError.of('BODY_TYPE', {})
+  const body = await readBody(request.raw, limit)
+  try {
+    return parseEnvelope(parseJson(body))
+  } catch (error) {
+    if (error instanceof JsonError) throw ServerError.of('BODY_NOT_JSON', { reason: error.message })
+    throw error
+  }
+}
+
+/** `application/json` or `application/…+json`, in any case, with any parameters. */
+function isJson(contentType: string): boolean {
+  return /^application\/(?:json|[^;\s]+\+json)$/i.test(contentType.split(';')[0]!.trim())
+}
+
+async function readBody(request: IncomingMessage, limit: number): Promise<Buffer> {
+  const tooLarge = () => ServerError.of('BODY_TOO_LARGE', { limit })
+  if (Number(request.headers['content-length'] ?? 0) > limit) throw tooLarge()
+  const chunks: Buffer[] = []
+  let size = 0
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length
+    if (size > limit) throw tooLarge()
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks, size)
+}
+
+/** Fields that are not known are ignored, whatever their type. */
+function parseEnvelope(body: unknown): Envelope {
+  if (!isObject(body)) throw wrongShape('', body, 'struct PredictionRequest')
+  const { id, input, context = {} } = body
+  if (id !== undefined && id !== null && typeof id !== 'string') throw wrongShape('id: ', id, 'a string')
+  if (!isObject(context)) throw wrongShape('context: ', context, 'a map')
+  for (const [name, value] of Object.entries(context)) {
+    if (typeof value !== 'string') throw wrongShape(`context.${name}: `, value, 'a string')
+  }
+  return { id: id ?? undefined, input: input ?? {}, context: context as Record<string, string> }
+}
+
+function wrongShape(field: string, found: unknown, wanted: string): ServerError {
+  const type = found === null ? 'null' : Array.isArray(found) ? 'sequence' : isObject(found) ? 'map' : typeof found
+  return ServerError.of('BODY_SHAPE', { field, found: type, wanted })
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}

@@ -1,0 +1,142 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { dirname, extname, join, resolve } from 'node:path'
+import { parse } from 'yaml'
+import { z } from 'zod'
+import { PRICES } from './cost.js'
+
+/** A variable, or a field of cog.yaml, has a value outside its range. Whoever starts the server ends with exit code 2. */
+export class SettingError extends Error {
+  /** The variable's name, or the file and the field's path. */
+  readonly setting: string
+
+  constructor(setting: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'SettingError'
+    this.setting = setting
+  }
+}
+
+/** Text from the environment → number. What is no number stays text, for the schema to refuse. */
+function numeric<Schema extends z.ZodType>(schema: Schema) {
+  return z.preprocess(
+    (text) => (typeof text === 'string' && text.trim() !== '' && !Number.isNaN(Number(text)) ? Number(text) : text),
+    schema,
+  )
+}
+
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+
+/** The server's settings: what each means, its default and its range. `.shape` feeds docs/configuration.md. */
+export const serverSettings = z.object({
+  PORT: numeric(z.int().min(0).max(65_535))
+    .default(5000)
+    .describe('TCP port to listen on; 0 takes any free one')
+    .meta({ range: 'a whole number from 0 to 65535' }),
+  HOST: z
+    .string()
+    .min(1)
+    .default('127.0.0.1')
+    .describe('Address to listen on; 0.0.0.0 (as in the image) listens on all')
+    .meta({ range: 'an IP address or a host name of this machine' }),
+  HARDWARE: z
+    .enum([...PRICES.keys()])
+    .default('cpu')
+    .describe("The machine that predictions run on: picks the price for each prediction's `cost`")
+    .meta({ range: `one of ${[...PRICES.keys()].join(', ')}` }),
+  HARDWARE_PRICE: numeric(z.number().min(0).max(1))
+    .optional()
+    .describe('Dollars per second of your machine, in place of the price of HARDWARE')
+    .meta({ range: 'a number from 0 to 1' }),
+  LOG_LEVEL: z
+    .enum(LOG_LEVELS)
+    .default('info')
+    .describe("Least severe level that is logged. No level logs a prompt's or an answer's text")
+    .meta({ range: `one of ${LOG_LEVELS.join(', ')}` }),
+  DRAIN_SECONDS: numeric(z.number().min(0).max(3600))
+    .default(25)
+    .describe('How long running predictions may go on after SIGTERM before they are canceled')
+    .meta({ range: 'a number from 0 to 3600' }),
+})
+
+export type ServerSettings = z.output<typeof serverSettings>
+
+/**
+ * Reads the server's settings from the environment. An empty variable counts as unset.
+ *
+ * @throws {SettingError} naming variable, value and legal range of the first bad one.
+ */
+export function parseServerSettings(env: Readonly<Record<string, string | undefined>>): ServerSettings {
+  const known = Object.keys(serverSettings.shape)
+  const given = Object.fromEntries(known.filter((name) => env[name]).map((name) => [name, env[name]]))
+  const parsed = serverSettings.safeParse(given)
+  if (parsed.success) return parsed.data
+  const name = String(parsed.error.issues[0]!.path[0]) as keyof typeof serverSettings.shape
+  const range = serverSettings.shape[name].meta()?.range
+  throw new SettingError(name, `${name} is ${JSON.stringify(env[name])}, but must be ${range}.`)
+}
+
+/** Dollars per second of the machine that the settings name. */
+export function priceOf(settings: Pick<ServerSettings, 'HARDWARE' | 'HARDWARE_PRICE'>): number {
+  return settings.HARDWARE_PRICE ?? PRICES.get(settings.HARDWARE)!
+}
+
+const REFERENCE = /^([^:]+\.[cm]?[jt]s):([A-Za-z_$][\w$]*)$/
+
+/** The part of Cog's cog.yaml that concerns a server; the rest (`build`, `image`) concerns images. */
+export const cogYaml = z
+  .looseObject({
+    predict: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
+    run: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
+    concurrency: z.looseObject({ max: z.int().min(1).max(4096).default(1) }).default({ max: 1 }),
+  })
+  .refine((yaml) => yaml.predict ?? yaml.run, 'must name the Predictor: predict: "predict.ts:Predictor"')
+
+export interface CogConfig {
+  /** Absolute path of the module that exports the Predictor, and the name of the export. */
+  readonly file: string
+  readonly name: string
+  readonly concurrency: number
+}
+
+/**
+ * Reads cog.yaml.
+ *
+ * From source, `predict.ts:Predictor` is the file beside cog.yaml. A compiled server looks for `predict.js` in `dist/`,
+ * then beside cog.yaml.
+ *
+ * @param path of cog.yaml.
+ * @throws {SettingError} naming file, field and what is wanted.
+ */
+export function readCogYaml(path: string): CogConfig {
+  const parsed = cogYaml.safeParse(readYaml(path))
+  if (!parsed.success) {
+    const { path: field, message } = parsed.error.issues[0]!
+    throw new SettingError(path, `${path}: ${[field.join('.'), message].filter((part) => part !== '').join(': ')}`)
+  }
+  const { predict, run, concurrency } = parsed.data
+  const [, file, name] = REFERENCE.exec((run ?? predict)!)!
+  return { file: moduleFile(path, file!), name: name!, concurrency: concurrency.max }
+}
+
+function readYaml(path: string): unknown {
+  try {
+    return parse(readFileSync(path, 'utf8'))
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new SettingError(path, `${path} cannot be read as YAML: ${reason}`, { cause })
+  }
+}
+
+function moduleFile(cogFile: string, reference: string): string {
+  const folder = dirname(resolve(cogFile))
+  const compiled = `${reference.slice(0, -extname(reference).length)}.js`
+  const candidates =
+    extname(import.meta.url) === '.ts'
+      ? [join(folder, reference)]
+      : [join(folder, 'dist', compiled), join(folder, compiled)]
+  const found = candidates.find((file) => existsSync(file))
+  if (found === undefined) {
+    throw new SettingError(cogFile, `${cogFile} names ${reference}, but there is no ${candidates.join(' and no ')}.`)
+  }
+  return found
+}

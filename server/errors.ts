@@ -1,0 +1,119 @@
+import type { InputProblem } from './messages.js'
+
+/**
+ * Every error that the server answers or ends a stream with. `form` is how its message travels: `text` as it is,
+ * `error` in `{"error"}`, `failed` in `{"error","status":"failed"}`, `detail` as the list of a 422, `empty` not at all.
+ * Words in braces are filled in. docs/errors.md lists exactly these. Wording marked Cog is bound by its contract.
+ */
+export const ERRORS = {
+  /** Cog: the words up to the first colon. */
+  BODY_NOT_JSON: { status: 400, form: 'text', message: 'Failed to parse the request body as JSON: {reason}' },
+  /** Cog. */
+  BODY_TOO_LARGE: {
+    status: 413,
+    form: 'text',
+    message: 'Failed to buffer the request body: length limit exceeded: it is over {limit} bytes',
+  },
+  /** Cog. */
+  BODY_TYPE: { status: 415, form: 'text', message: 'Expected request with `Content-Type: application/json`' },
+  /** Cog: the words up to the first colon. */
+  BODY_SHAPE: {
+    status: 422,
+    form: 'text',
+    message:
+      'Failed to deserialize the JSON body into the target type: {field}invalid type: {found}, expected {wanted}',
+  },
+  /** Cog. One entry for each broken rule; its wording is in docs/http.md. */
+  INVALID_INPUT: { status: 422, form: 'detail', message: '' },
+  /** Cog, which says `prediction ID`. */
+  ID_MISMATCH: { status: 422, form: 'detail', message: '' },
+  /** Cog. */
+  INVALID_URL: { status: 400, form: 'text', message: 'Invalid URL: Invalid UTF-8 in `id`' },
+  /** Cog. */
+  STREAMING_NOT_SUPPORTED: {
+    status: 406,
+    form: 'error',
+    message: 'This model does not support streaming responses. Add @cog.streaming to predict() to enable SSE.',
+  },
+  /** Cog, also after a failed setup. */
+  NOT_READY: {
+    status: 503,
+    form: 'failed',
+    message: 'Setup has not finished yet. Wait until it has finished, or GET /health-check for status.',
+  },
+  /** Cog. */
+  AT_CAPACITY: { status: 409, form: 'failed', message: 'At capacity - all prediction slots busy' },
+  DRAINING: {
+    status: 503,
+    form: 'failed',
+    message: 'The server is shutting down and takes no new predictions. Send the request to another one.',
+  },
+  /** Cog. */
+  SCHEMA_NOT_AVAILABLE: { status: 503, form: 'error', message: 'OpenAPI schema not available' },
+  /** Cog: both with an empty body; 405 with `allow`. */
+  NOT_FOUND: { status: 404, form: 'empty', message: '' },
+  METHOD_NOT_ALLOWED: { status: 405, form: 'empty', message: '' },
+  INTERNAL: {
+    status: 500,
+    form: 'failed',
+    message: 'The server failed on this request. The reason is in its log, with the request id {requestId}.',
+  },
+} as const satisfies Record<string, ErrorRow>
+
+interface ErrorRow {
+  readonly status: number
+  readonly form: 'text' | 'error' | 'failed' | 'detail' | 'empty'
+  readonly message: string
+}
+
+/** Errors of a prediction (status `failed`) and of a stream (event `error`): they have no HTTP status of their own. */
+export const PREDICTION_ERRORS = {
+  /** Cog's words, then ours. */
+  WORKER_CRASHED: 'Worker crashed: the process that runs the Predictor ended with {ending}. It is started again.',
+  PREDICT_FAILED: 'Prediction failed: {name}: {message}',
+  /** Cog. */
+  STREAM_LAGGED: 'SSE stream lagged; events were dropped',
+  /** Cog. */
+  REPLAY_TRUNCATED: 'SSE stream replay truncated; events were dropped',
+} as const
+
+export type ErrorCode = keyof typeof ERRORS
+
+type Slots<Message extends string> = Message extends `${string}{${infer Name}}${infer Rest}`
+  ? Name | Slots<Rest>
+  : never
+
+type Values<Message extends string> = Readonly<Record<Slots<Message>, string | number>>
+
+/** Puts values into the braces of a message. */
+export function fill<Message extends string>(message: Message, values: Values<Message>): string {
+  const known: Readonly<Record<string, string | number>> = values
+  return message.replace(/\{(\w+)\}/g, (_braces, name: string) => String(known[name]))
+}
+
+/** An error that ends a request. What the client gets follows from `code` alone. */
+export class ServerError extends Error {
+  readonly code: ErrorCode
+  readonly detail: readonly InputProblem[]
+
+  private constructor(code: ErrorCode, message: string, detail: readonly InputProblem[]) {
+    super(message)
+    this.name = 'ServerError'
+    this.code = code
+    this.detail = detail
+  }
+
+  static of<Code extends ErrorCode>(code: Code, values: Values<(typeof ERRORS)[Code]['message']>): ServerError {
+    const message: string = ERRORS[code].message
+    return new ServerError(code, fill(message, values as Values<string>), [])
+  }
+
+  /** A 422 in Cog's form. */
+  static withDetail(code: 'INVALID_INPUT' | 'ID_MISMATCH', detail: readonly InputProblem[]): ServerError {
+    return new ServerError(code, detail.map(({ loc, msg }) => `${loc.join('.')}: ${msg}`).join('; '), detail)
+  }
+
+  get status(): number {
+    return ERRORS[this.code].status
+  }
+}

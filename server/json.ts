@@ -1,0 +1,93 @@
+/** How deep arrays and objects in a request may be nested: what Cog's JSON library takes. */
+export const MAX_JSON_DEPTH = 128
+
+/** A text is not JSON, or is nested too deep. The message says what and, where known, where. */
+export class JsonError extends Error {}
+
+/**
+ * Reads a request's JSON.
+ *
+ * `NaN`, `Infinity` and `-Infinity`, which Python's json.dumps writes, are read as non-finite numbers rather than
+ * refused, so that validation can name the field that carries one.
+ *
+ * @param bytes UTF-8, as it came.
+ * @throws {JsonError} not UTF-8, not JSON, or nested deeper than {@link MAX_JSON_DEPTH}.
+ */
+export function parseJson(bytes: Uint8Array): unknown {
+  const value = parseText(decodeUtf8(bytes))
+  if (isDeeperThan(value, MAX_JSON_DEPTH)) throw new JsonError(`nested deeper than ${MAX_JSON_DEPTH} levels`)
+  return value
+}
+
+function decodeUtf8(bytes: Uint8Array): string {
+  try {
+    return utf8.decode(bytes)
+  } catch {
+    throw new JsonError('invalid UTF-8')
+  }
+}
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+function parseText(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    // Strings are matched first so that the words inside them stay; 1e999 is JSON that reads as Infinity.
+    const finite = text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (token) =>
+      token.startsWith('"') ? token : '1e999',
+    )
+    if (finite !== text) {
+      try {
+        return JSON.parse(finite)
+      } catch {
+        // Broken elsewhere, too: the first error stands.
+      }
+    }
+    throw new JsonError(reasonOf(error as SyntaxError, text))
+  }
+}
+
+/** V8's message quotes the text around the error, which may be a prompt: only the place is kept. */
+function reasonOf(error: SyntaxError, text: string): string {
+  const position = /position (\d+)/.exec(error.message)?.[1]
+  if (position === undefined) return `unexpected end at character ${text.length}`
+  return `unexpected token at character ${position}`
+}
+
+/** Walks without recursion, so that no depth can exhaust the stack. */
+function isDeeperThan(value: unknown, limit: number): boolean {
+  let level = [value]
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > limit) return true
+    const next: unknown[] = []
+    for (const item of level) {
+      if (typeof item === 'object' && item !== null) {
+        for (const child of Object.values(item)) if (typeof child === 'object' && child !== null) next.push(child)
+      }
+    }
+    level = next
+  }
+  return false
+}
+
+/**
+ * Writes JSON as Cog does: compact, the keys of every object in alphabetical (code unit) order.
+ *
+ * @param value plain JSON; a non-finite number becomes null.
+ */
+export function stringifySorted(value: unknown): string {
+  return JSON.stringify(value, (_key, item: unknown) => (isPlainObject(item) ? sorted(item) : item))
+}
+
+function sorted(item: Record<string, unknown>): Record<string, unknown> {
+  const keys = Object.keys(item)
+  if (keys.every((key, i) => i === 0 || keys[i - 1]! < key)) return item
+  // Without a prototype, a key named __proto__ is a key like any other.
+  const copy: Record<string, unknown> = Object.create(null)
+  for (const key of keys.sort()) copy[key] = item[key]
+  return copy
+}
+
+function isPlainObject(item: unknown): item is Record<string, unknown> {
+  return typeof item === 'object' && item !== null && !Array.isArray(item)
+}

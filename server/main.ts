@@ -1,0 +1,147 @@
+import { existsSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Logger } from 'pino'
+import type { SetupProgress } from './predictor.js'
+import type { Schedule } from './service.js'
+import { WorkerProcess } from './worker.js'
+
+export interface StartOptions {
+  /** Variables for the settings; the process that hosts the Predictor inherits all of them. */
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Default: the cog.yaml of this package. */
+  readonly cogFile?: string
+  /** Default: JSON lines on stdout, at LOG_LEVEL. */
+  readonly log?: Logger
+  /** Reports of a long setup. */
+  readonly onProgress?: (report: SetupProgress) => void
+}
+
+export interface RunningServer {
+  /** Where it listens, such as `http://127.0.0.1:5000`. */
+  readonly url: string
+  /** The process that hosts the Predictor. */
+  readonly workerPid: number | undefined
+  /** How setup ended; the server stays up after a failed one, as Cog's does. */
+  readonly setup: Promise<'succeeded' | 'failed'>
+  /** Stops listening, lets running predictions end within DRAIN_SECONDS, then ends the worker. */
+  close(): Promise<void>
+  /** Ends the worker at once. For a process that is about to exit. */
+  kill(): void
+}
+
+/** After the drain's limit: how long a Predictor may take to obey the cancel, and then to tear down. */
+const GRACE_MS = 2000
+
+/**
+ * Starts the server and the process that hosts the Predictor. Resolves when it listens, while setup still runs.
+ *
+ * @throws {SettingError} a setting or cog.yaml is wrong. Nothing listens, and no process is left.
+ * @throws {Error} with code EADDRINUSE or the like when it cannot listen. No process is left.
+ */
+export async function startServer(options: StartOptions): Promise<RunningServer> {
+  // First of all, so that the child starts while this process loads its modules.
+  const worker = new WorkerProcess({ env: options.env })
+  try {
+    return await listen(worker, options)
+  } catch (error) {
+    worker.kill()
+    throw error
+  }
+}
+
+async function listen(worker: WorkerProcess, options: StartOptions): Promise<RunningServer> {
+  const [{ parseServerSettings, priceOf, readCogYaml }, { Service }, { pino }] = await Promise.all([
+    import('./config.js'),
+    import('./service.js'),
+    import('pino'),
+  ])
+  const settings = parseServerSettings(options.env)
+  const log = options.log ?? pino({ level: settings.LOG_LEVEL })
+  const service = new Service({
+    worker,
+    predictor: readCogYaml(options.cogFile ?? packageCogFile()),
+    dollarsPerSecond: priceOf(settings),
+    log,
+    schedule,
+    now: () => performance.now(),
+    ...(options.onProgress && { onProgress: options.onProgress }),
+  })
+  // Last, since it is the slowest to load: the child has its work by now.
+  const { createApp } = await import('./app.js')
+  const app = createApp({ service, log, schedule })
+  await app.listen({ host: settings.HOST, port: settings.PORT, listenTextResolver: () => 'listening' })
+  const { address, port, family } = app.server.address() as AddressInfo
+  const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
+  log.info({ url }, 'listening')
+
+  let closing: Promise<void> | undefined
+  const close = async () => {
+    log.info('draining')
+    const drained = service.drain({ limitMs: settings.DRAIN_SECONDS * 1000, graceMs: GRACE_MS })
+    const closed = app.close()
+    await drained
+    // What is still open has been answered; a reader that does not take its answer must not hold the process.
+    const patience = schedule(GRACE_MS, () => app.server.closeAllConnections())
+    await closed
+    patience.cancel()
+    await worker.stop(GRACE_MS)
+    log.info('stopped')
+  }
+  return {
+    url,
+    get workerPid() {
+      return worker.pid
+    },
+    setup: service.firstSetup,
+    close: () => {
+      closing ??= close()
+      return closing
+    },
+    kill: () => worker.kill(),
+  }
+}
+
+/**
+ * Ends the process on SIGTERM and SIGINT: with code 0 after `close`, or at once with 128 + the signal's number when a
+ * second one comes.
+ */
+export function exitOnSignals(server: RunningServer): void {
+  let draining = false
+  for (const [signal, code] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const) {
+    process.on(signal, () => {
+      if (draining) {
+        server.kill()
+        process.exit(code)
+      }
+      draining = true
+      void server.close().then(() => process.exit(0))
+    })
+  }
+}
+
+/** cog.yaml lies at the package's root: beside server/ in source, one folder above dist/server/ when compiled. */
+function packageCogFile(): string {
+  const root = dirname(dirname(fileURLToPath(import.meta.url)))
+  const beside = join(root, 'cog.yaml')
+  return existsSync(beside) ? beside : join(dirname(root), 'cog.yaml')
+}
+
+const schedule: Schedule = (ms, action) => {
+  const timer = setTimeout(action, ms)
+  return { cancel: () => clearTimeout(timer), refresh: () => void timer.refresh() }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  try {
+    exitOnSignals(await startServer({ env: process.env }))
+  } catch (error) {
+    const isSetting = error instanceof Error && error.name === 'SettingError'
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
+    process.exit(isSetting ? 2 : 1)
+  }
+}

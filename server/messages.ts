@@ -1,0 +1,115 @@
+import type { LogSource, MetricMode, SetupProgress } from './predictor.js'
+
+/**
+ * What crosses the border between the server and the process that hosts the Predictor. All of it is plain JSON: that
+ * is how the messages travel (`fork` with `serialization: 'json'`, twice as fast as structured clone for these, see
+ * docs/measurements.md), so `undefined` and NaN do not survive. A run is named by `key`, since two may share an id.
+ */
+export type ToWorker =
+  | { readonly type: 'setup'; readonly file: string; readonly name: string; readonly concurrency: number }
+  | PredictMessage
+  | { readonly type: 'cancel'; readonly key: number }
+  | { readonly type: 'healthcheck'; readonly call: number }
+  | { readonly type: 'shutdown' }
+
+export interface PredictMessage {
+  readonly type: 'predict'
+  readonly key: number
+  readonly id: string
+  readonly input: Readonly<Record<string, unknown>>
+  readonly context: Readonly<Record<string, string>>
+}
+
+/** From the worker. `batch` carries what all runs did in one turn of its event loop, in order. */
+export type FromWorker =
+  | { readonly type: 'log'; readonly line: string }
+  | { readonly type: 'progress'; readonly report: SetupProgress }
+  | ReadyMessage
+  | { readonly type: 'setup-failed'; readonly reason: string }
+  | { readonly type: 'health'; readonly call: number; readonly error: string | null }
+  | { readonly type: 'batch'; readonly events: readonly RunEvent[] }
+
+export interface ReadyMessage {
+  readonly type: 'ready'
+  /** The document for /openapi.json. */
+  readonly document: OpenApiDocument
+  readonly streaming: boolean
+  /** Whether `output` is a list of pieces rather than one value. */
+  readonly iterator: boolean
+  readonly healthcheck: boolean
+  readonly concurrency: number
+}
+
+/** One thing that happened to a run. `accepted` or `rejected` comes first, `rejected` or `ended` last and once. */
+export type RunEvent =
+  | { readonly key: number; readonly kind: 'accepted' }
+  | { readonly key: number; readonly kind: 'rejected'; readonly detail: readonly InputProblem[] }
+  | { readonly key: number; readonly kind: 'output'; readonly chunk: unknown }
+  | { readonly key: number; readonly kind: 'log'; readonly data: string; readonly source: LogSource }
+  | {
+      readonly key: number
+      readonly kind: 'metric'
+      readonly name: string
+      readonly value: unknown
+      readonly mode: MetricMode
+    }
+  | {
+      readonly key: number
+      readonly kind: 'ended'
+      readonly status: 'succeeded' | 'failed' | 'canceled'
+      /** Only when failed: what the client is told, and the error's class or code, which carries no user's text. */
+      readonly error?: string
+      readonly errorName?: string
+    }
+
+/** One entry of the `detail` of a 422, as Cog writes it. */
+export interface InputProblem {
+  readonly loc: readonly string[]
+  readonly msg: string
+  readonly type: 'value_error' | 'value_error.missing'
+}
+
+/** The OpenAPI 3.0 document of a Predictor, as far as the server reads it. */
+export interface OpenApiDocument {
+  readonly [key: string]: unknown
+  readonly components: { readonly schemas: Readonly<Record<string, JsonSchema>> }
+}
+
+/** The part of JSON Schema (as OpenAPI 3.0 has it) that an input can be described with. */
+export interface JsonSchema {
+  readonly [key: string]: unknown
+  readonly $ref?: string
+  readonly allOf?: readonly JsonSchema[]
+  readonly anyOf?: readonly JsonSchema[]
+  readonly type?: 'string' | 'integer' | 'number' | 'boolean' | 'array' | 'object'
+  readonly enum?: readonly unknown[]
+  readonly nullable?: boolean
+  readonly minimum?: number
+  readonly maximum?: number
+  readonly exclusiveMinimum?: boolean
+  readonly exclusiveMaximum?: boolean
+  readonly minLength?: number
+  readonly maxLength?: number
+  readonly pattern?: string
+  readonly minItems?: number
+  readonly maxItems?: number
+  readonly items?: JsonSchema
+  readonly properties?: Readonly<Record<string, JsonSchema>>
+  readonly required?: readonly string[]
+}
+
+/** Sends messages to the worker and tells its listener what comes back, across its deaths and restarts. */
+export interface Worker {
+  /** Begins setup. Called once. The listener must not throw. */
+  start(setup: Extract<ToWorker, { type: 'setup' }>, listener: (event: WorkerEvent) => void): void
+  /** Does nothing while no worker lives; the `died` event has told the listener. */
+  post(message: ToWorker): void
+  /** Lets the Predictor tear down, within `limitMs`; then ends the worker whatever it does. */
+  stop(limitMs: number): Promise<void>
+}
+
+/** `starting` comes before each setup; after `died` a new `starting` follows if `restarts`. */
+export type WorkerEvent =
+  | FromWorker
+  | { readonly type: 'starting' }
+  | { readonly type: 'died'; readonly ending: string; readonly restarts: boolean }

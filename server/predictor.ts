@@ -1,0 +1,134 @@
+import type { z } from 'zod'
+
+/** What a Predictor may return: a plain zod schema for one value, or a stream of pieces made by `textStream()`. */
+export type OutputType = z.ZodType | OutputStream
+
+/** Output that comes in pieces. `display` tells clients to join them without a separator. */
+export interface OutputStream {
+  readonly kind: 'stream'
+  readonly item: 'string'
+  readonly display: 'concatenate'
+}
+
+/** Text that comes piece by piece and is read as one: Cog's `ConcatenateIterator[str]`. */
+export function textStream(): OutputStream {
+  return { kind: 'stream', item: 'string', display: 'concatenate' }
+}
+
+/** True for `textStream()`, false for a plain schema. */
+export function isOutputStream(output: OutputType): output is OutputStream {
+  return 'kind' in output && output.kind === 'stream'
+}
+
+/** What `predict` has to return for an output type. */
+export type PredictResult<Output extends OutputType> = Output extends OutputStream
+  ? AsyncIterable<string> | Iterable<string>
+  : Output extends z.ZodType
+    ? z.input<Output> | Promise<z.input<Output>>
+    : never
+
+/** One report of a long setup: `done` of `total`, both in `unit`. `total` is 0 while it is unknown. */
+export interface SetupProgress {
+  readonly phase: string
+  readonly done: number
+  readonly total: number
+  readonly unit: string
+}
+
+/** What `setup` gets. */
+export interface SetupContext {
+  /** Fires when the server stops before setup is over. */
+  readonly signal: AbortSignal
+  /** How many predictions the server would run at once (`concurrency.max` of cog.yaml). */
+  readonly concurrency: number
+  /** Lowers that number, for example where memory is short. @throws {RangeError} outside 1 … `concurrency`. */
+  limitConcurrency(max: number): void
+  /** One line for the server's log and for `setup.logs` in /health-check. */
+  log(line: string): void
+  progress(report: SetupProgress): void
+}
+
+/** How a recorded metric joins what was recorded under the same name before: `replace` with null deletes. */
+export type MetricMode = 'replace' | 'increment' | 'append'
+
+/** Which of the two outputs of a program a log line stands for. */
+export type LogSource = 'stdout' | 'stderr'
+
+/** What `check` gets. */
+export interface CheckContext {
+  readonly id: string
+  /** Fires when the client has left or the prediction was canceled. */
+  readonly signal: AbortSignal
+  /** The strings that the request carries in `context`; not validated. */
+  readonly context: Readonly<Record<string, string>>
+}
+
+/** What `predict` gets. `prepared` is what `check` returned. */
+export interface PredictContext<Prepared> extends CheckContext {
+  readonly prepared: Prepared
+  /** Adds a line to the prediction's `logs`. */
+  log(line: string, source?: LogSource): void
+  readonly metrics: {
+    /**
+     * Records a metric beside the server's own. A dot in the name makes nested objects.
+     *
+     * @param value must survive JSON; `increment` takes numbers.
+     * @param mode default `replace`.
+     */
+    record(name: string, value: unknown, mode?: MetricMode): void
+  }
+}
+
+/**
+ * A model that the server can serve, as its author writes it.
+ *
+ * The one `input` schema validates requests, types `predict`'s parameter and becomes /openapi.json. `setup` runs once
+ * before the first prediction; `check` and `predict` may run up to `concurrency` times at once.
+ */
+export interface Predictor<
+  Input extends z.ZodObject = z.ZodObject,
+  Output extends OutputType = OutputType,
+  State = unknown,
+  Prepared = unknown,
+> {
+  readonly input: Input
+  readonly output: Output
+  /** Whether clients may ask for Server-Sent Events (`x-cog-streaming`). */
+  readonly streaming: boolean
+  /** What it returns is handed to all other functions. An error here means SETUP_FAILED. */
+  setup?(context: SetupContext): State | Promise<State>
+  /** Looks at an input before anything starts: throw {@link InputError} to refuse it with a 422. */
+  check?(input: z.output<Input>, state: State, context: CheckContext): Prepared | Promise<Prepared>
+  /**
+   * Runs one prediction. It should end soon after `context.signal` fires, by returning or throwing: its slot is taken
+   * until then. An error makes the prediction `failed`.
+   */
+  predict(input: z.output<Input>, state: State, context: PredictContext<Prepared>): PredictResult<Output>
+  /** Asked at each GET /health-check, within 5 s. */
+  healthcheck?(state: State): boolean | Promise<boolean>
+  teardown?(state: State): void | Promise<void>
+}
+
+/**
+ * Types a Predictor from its parts: `input` from the schema, `state` from what `setup` returns, `prepared` from what
+ * `check` returns. Write them in that order; TypeScript infers from top to bottom.
+ */
+export function definePredictor<
+  Input extends z.ZodObject,
+  Output extends OutputType,
+  State = undefined,
+  Prepared = undefined,
+>(predictor: Predictor<Input, Output, State, Prepared>): Predictor<Input, Output, State, Prepared> {
+  return predictor
+}
+
+/** Thrown by `check`: one input cannot be served. The client gets a 422 that names the field. */
+export class InputError extends Error {
+  readonly field: string
+
+  constructor(field: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'InputError'
+    this.field = field
+  }
+}

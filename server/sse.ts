@@ -1,0 +1,137 @@
+import type { ServerResponse } from 'node:http'
+import { PREDICTION_ERRORS } from './errors.js'
+import { stringifySorted } from './json.js'
+import type { Prediction, PredictionEvent } from './prediction.js'
+import type { Schedule } from './service.js'
+
+/** A comment is sent after so long without an event, so that proxies keep the connection: Cog's number. */
+const KEEP_ALIVE_MS = 15_000
+/** How long a reader that was cut off, or whose prediction has ended, may take to read what is left. */
+const LINGER_MS = 30_000
+
+/** Most bytes that wait for a reader. A whole 8,192-token answer as events is about 600 kB. */
+export const STREAM_BUFFER_BYTES = 1024 * 1024
+
+export interface StreamOptions {
+  readonly prediction: Prediction
+  readonly response: ServerResponse
+  readonly schedule: Schedule
+  readonly bufferBytes: number
+  /** Called once when this reader no longer follows a prediction that still runs: it left, or was cut off. */
+  readonly onLeave: (reason: 'closed' | 'lagged') => void
+}
+
+/**
+ * Writes a prediction's events to one reader as Server-Sent Events: all from the start, then live, until it ends.
+ *
+ * What happens in one turn of the event loop is one write. A reader that does not keep up is told so and cut off when
+ * more than `bufferBytes` wait for it; the prediction and its other readers never wait.
+ */
+export function streamPrediction(options: StreamOptions): void {
+  new EventStream(options)
+}
+
+class EventStream {
+  readonly #options: StreamOptions
+  readonly #keepAlive: { cancel(): void; refresh(): void }
+  #pending = ''
+  #eventsPending = 0
+  #flushing = false
+  #blocked = false
+  #over = false
+  #linger: { cancel(): void } | undefined
+  #unsubscribe: () => void = () => {}
+
+  constructor(options: StreamOptions) {
+    this.#options = options
+    const { prediction, response, schedule } = options
+    response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' })
+    response.on('drain', () => {
+      this.#blocked = false
+      this.#flush()
+    })
+    response.once('close', () => this.#closed())
+    // A reset by the reader; `close` follows and does the rest.
+    response.on('error', () => {})
+    this.#keepAlive = schedule(KEEP_ALIVE_MS, () => this.#comment())
+
+    const { events, dropped, unsubscribe } = prediction.subscribe((event) => this.#send(event))
+    this.#unsubscribe = unsubscribe
+    if (dropped > 0) this.#abort({ error: PREDICTION_ERRORS.REPLAY_TRUNCATED, skipped: dropped })
+    else for (const event of events) this.#send(event)
+  }
+
+  #send(event: PredictionEvent): void {
+    if (this.#over) return
+    this.#pending += encodeEvent(event)
+    this.#eventsPending++
+    this.#keepAlive.refresh()
+    if (event.name === 'completed') this.#finish()
+    else if (!this.#flushing) {
+      this.#flushing = true
+      queueMicrotask(() => this.#flush())
+    }
+  }
+
+  #flush(): void {
+    this.#flushing = false
+    if (this.#over || this.#pending === '') return
+    if (this.#blocked) {
+      // UTF-16 units: a lower bound of the bytes, and cheap.
+      if (this.#pending.length > this.#options.bufferBytes) this.#lag()
+      return
+    }
+    this.#blocked = !this.#options.response.write(this.#pending)
+    this.#pending = ''
+    this.#eventsPending = 0
+  }
+
+  #comment(): void {
+    if (this.#over) return
+    this.#pending += ': keep-alive\n\n'
+    this.#flush()
+    this.#keepAlive.refresh()
+  }
+
+  #lag(): void {
+    const skipped = this.#eventsPending
+    this.#pending = ''
+    this.#abort({ error: PREDICTION_ERRORS.STREAM_LAGGED, skipped })
+    this.#options.onLeave('lagged')
+  }
+
+  #abort(error: { readonly error: string; readonly skipped: number }): void {
+    this.#pending += `event: error\ndata: ${stringifySorted(error)}\n\n`
+    this.#finish()
+  }
+
+  /** Writes what is left, and waits a while for the reader to take it. */
+  #finish(): void {
+    this.#stop()
+    const { response, schedule } = this.#options
+    this.#linger = schedule(LINGER_MS, () => response.destroy())
+    response.end(this.#pending)
+    this.#pending = ''
+  }
+
+  #closed(): void {
+    this.#linger?.cancel()
+    if (this.#over) return
+    this.#stop()
+    this.#options.onLeave('closed')
+  }
+
+  #stop(): void {
+    this.#over = true
+    this.#unsubscribe()
+    this.#keepAlive.cancel()
+  }
+}
+
+function encodeEvent(event: PredictionEvent): string {
+  // By far the most frequent event: its two keys are in order, and most chunks are text.
+  if (event.name === 'output' && typeof event.data.chunk === 'string') {
+    return `event: output\ndata: {"chunk":${JSON.stringify(event.data.chunk)},"index":${event.data.index}}\n\n`
+  }
+  return `event: ${event.name}\ndata: ${stringifySorted(event.data)}\n\n`
+}

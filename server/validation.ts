@@ -1,0 +1,160 @@
+import type { InputProblem, JsonSchema, OpenApiDocument } from './messages.js'
+
+/** What is left of a request's `input`: the inputs that the schema names, as they were sent. */
+export type CheckedInput =
+  | { readonly input: Readonly<Record<string, unknown>>; readonly problems?: never }
+  | { readonly problems: readonly InputProblem[] }
+
+/**
+ * Holds a request's `input` against the component `Input` of openapi.json, in Cog's order and words.
+ *
+ * Inputs that the schema does not name are dropped. No type is converted. Null is taken where the schema says
+ * `nullable` (Cog refuses it there, although its own schema allows it). Text must be well-formed Unicode and numbers
+ * finite: Cog refuses such a body as a whole, without naming the field.
+ *
+ * @returns problems by input name in alphabetical order, missing ones last in the order of `required`.
+ * Source: recorded answers of Cog 0.23.1; the wording is that of the Rust crate `jsonschema`.
+ */
+export function checkInput(value: unknown, document: OpenApiDocument): CheckedInput {
+  const schema = document.components.schemas.Input!
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    return { problems: [problem('__root__', `${quote(value)} is not of type "object"`)] }
+  }
+  const sent = value as Record<string, unknown>
+  const input: Record<string, unknown> = {}
+  const problems: InputProblem[] = []
+  for (const name of Object.keys(schema.properties ?? {}).sort()) {
+    if (!Object.hasOwn(sent, name)) continue
+    input[name] = sent[name]
+    const found = violations({ value: sent[name], schema: schema.properties![name]!, path: name, document })
+    problems.push(...found.map(({ path, msg }) => problem(path, msg)))
+  }
+  for (const name of schema.required ?? []) {
+    if (!Object.hasOwn(sent, name)) {
+      problems.push({ loc: ['body', 'input', name], msg: 'Field required', type: 'value_error.missing' })
+    }
+  }
+  return problems.length > 0 ? { problems } : { input }
+}
+
+function problem(path: string, msg: string): InputProblem {
+  return { loc: ['body', 'input', path], msg, type: 'value_error' }
+}
+
+interface Subject {
+  readonly value: unknown
+  readonly schema: JsonSchema
+  /** Names and indices from the input on, joined by slashes. */
+  readonly path: string
+  readonly document: OpenApiDocument
+}
+
+interface Violation {
+  readonly path: string
+  readonly msg: string
+}
+
+function violations(subject: Subject): Violation[] {
+  const { value, schema, path, document } = subject
+  if (value === null && schema.nullable) return []
+  if (schema.$ref !== undefined) {
+    return violations({ ...subject, schema: document.components.schemas[schema.$ref.split('/').at(-1)!]! })
+  }
+  const found: Violation[] = []
+  const refuse = (msg: string) => found.push({ path, msg })
+
+  for (const part of schema.allOf ?? []) found.push(...violations({ ...subject, schema: part }))
+  if (schema.anyOf?.every((part) => violations({ ...subject, schema: part }).length > 0)) {
+    refuse(`${quote(value)} is not valid under any of the schemas listed in the 'anyOf' keyword`)
+  }
+  if (schema.enum && !schema.enum.includes(value)) refuse(`${quote(value)} is not one of ${quote(schema.enum)}`)
+  if (schema.type && !isOfType(value, schema.type)) refuse(`${quote(value)} is not of type "${schema.type}"`)
+  else if (typeof value === 'number') checkNumber(value, schema, refuse)
+  else if (typeof value === 'string') checkText(value, schema, refuse)
+  else if (Array.isArray(value)) found.push(...checkList(value, subject, refuse))
+  else if (typeof value === 'object' && value !== null) found.push(...checkObject(value, subject, refuse))
+  return found
+}
+
+function isOfType(value: unknown, type: NonNullable<JsonSchema['type']>): boolean {
+  switch (type) {
+    case 'array':
+      return Array.isArray(value)
+    case 'object':
+      return typeof value === 'object' && value !== null && !Array.isArray(value)
+    case 'integer':
+      // JSON has one kind of number, so 5.0 is an integer. One that a double cannot hold exactly would change silently.
+      return Number.isSafeInteger(value)
+    case 'number':
+      return Number.isFinite(value)
+    default:
+      return typeof value === type
+  }
+}
+
+function checkNumber(value: number, schema: JsonSchema, refuse: (msg: string) => void): void {
+  const { minimum, maximum } = schema
+  if (minimum !== undefined && value < minimum) refuse(`${value} is less than the minimum of ${minimum}`)
+  if (maximum !== undefined && value > maximum) refuse(`${value} is greater than the maximum of ${maximum}`)
+  if (schema.exclusiveMinimum && value === minimum) {
+    refuse(`${value} is less than or equal to the minimum of ${minimum}`)
+  }
+  if (schema.exclusiveMaximum && value === maximum) {
+    refuse(`${value} is greater than or equal to the maximum of ${maximum}`)
+  }
+}
+
+function checkText(value: string, schema: JsonSchema, refuse: (msg: string) => void): void {
+  const loneSurrogate = value.search(/\p{Surrogate}/u)
+  if (loneSurrogate >= 0) {
+    refuse(`the text has a lone surrogate at index ${loneSurrogate}, which no UTF-8 can carry`)
+    return
+  }
+  const { minLength, maxLength, pattern } = schema
+  // Characters, as JSON Schema counts them, not UTF-16 units.
+  const length = minLength === undefined && maxLength === undefined ? 0 : [...value].length
+  if (minLength !== undefined && length < minLength) {
+    refuse(`${quote(value)} is shorter than ${minLength} ${plural(minLength, 'character')}`)
+  }
+  if (maxLength !== undefined && length > maxLength) {
+    refuse(`${quote(value)} is longer than ${maxLength} ${plural(maxLength, 'character')}`)
+  }
+  if (pattern !== undefined && !new RegExp(pattern, 'u').test(value)) {
+    refuse(`${quote(value)} does not match ${quote(pattern)}`)
+  }
+}
+
+function checkList(value: readonly unknown[], subject: Subject, refuse: (msg: string) => void): Violation[] {
+  const { items, minItems, maxItems } = subject.schema
+  if (minItems !== undefined && value.length < minItems) {
+    refuse(`${quote(value)} has less than ${minItems} ${plural(minItems, 'item')}`)
+  }
+  if (maxItems !== undefined && value.length > maxItems) {
+    refuse(`${quote(value)} has more than ${maxItems} ${plural(maxItems, 'item')}`)
+  }
+  if (items === undefined) return []
+  return value.flatMap((item, index) =>
+    violations({ ...subject, value: item, schema: items, path: `${subject.path}/${index}` }),
+  )
+}
+
+function checkObject(value: object, subject: Subject, refuse: (msg: string) => void): Violation[] {
+  const { properties = {}, required = [] } = subject.schema
+  for (const name of required) {
+    if (!Object.hasOwn(value, name)) refuse(`${quote(name)} is a required property`)
+  }
+  return Object.entries(value).flatMap(([name, item]) =>
+    Object.hasOwn(properties, name)
+      ? violations({ ...subject, value: item, schema: properties[name]!, path: `${subject.path}/${name}` })
+      : [],
+  )
+}
+
+function plural(count: number, noun: string): string {
+  return count === 1 ? noun : `${noun}s`
+}
+
+/** The value as compact JSON; non-finite numbers, which JSON lacks, by their names. */
+function quote(value: unknown): string {
+  return typeof value === 'number' && !Number.isFinite(value) ? 'a non-finite number' : JSON.stringify(value)
+}

@@ -1,0 +1,50 @@
+import { pathToFileURL } from 'node:url'
+import { PredictorHost } from './host.js'
+import type { FromWorker, ToWorker } from './messages.js'
+import type { Predictor } from './predictor.js'
+
+/** The process that hosts the Predictor. Started by worker.ts, which owns its life. */
+let host: PredictorHost | undefined
+
+process.on('message', (message: ToWorker) => {
+  if (message.type === 'setup') void setup(message)
+  else if (message.type === 'shutdown') void stop()
+  else host?.receive(message)
+})
+// A terminal sends its signals to the whole group; when and how to end is the server's decision.
+process.on('SIGINT', () => {})
+process.on('SIGTERM', () => {})
+// The server is gone: nobody would ever read an answer.
+process.on('disconnect', () => process.exit(1))
+
+async function setup({ file, name, concurrency }: Extract<ToWorker, { type: 'setup' }>): Promise<void> {
+  let predictor: Predictor
+  try {
+    const module: Record<string, unknown> = await import(pathToFileURL(file).href)
+    if (!isPredictor(module[name])) throw new TypeError(`${file} has no Predictor named ${name}: export one`)
+    predictor = module[name]
+  } catch (error) {
+    post({ type: 'setup-failed', reason: error instanceof Error ? `${error.name}: ${error.message}` : String(error) })
+    return
+  }
+  host = new PredictorHost({ predictor, concurrency, post })
+  await host.setup()
+}
+
+async function stop(): Promise<void> {
+  await host?.stop()
+  process.exit(0)
+}
+
+function post(message: FromWorker): Promise<void> | undefined {
+  let sent: () => void
+  const drained = new Promise<void>((resolve) => {
+    sent = resolve
+  })
+  // An error here means a closed channel; `disconnect` follows.
+  return process.send!(message, undefined, undefined, () => sent()) ? undefined : drained
+}
+
+function isPredictor(value: unknown): value is Predictor {
+  return typeof value === 'object' && value !== null && 'predict' in value && 'input' in value && 'output' in value
+}

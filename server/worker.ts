@@ -1,0 +1,129 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { extname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { FromWorker, ToWorker, Worker, WorkerEvent } from './messages.js'
+
+export interface WorkerProcessOptions {
+  /** The child's environment. */
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Runs `action` after `ms`; replaced in tests. */
+  readonly after?: (ms: number, action: () => void) => { cancel(): void }
+}
+
+const FIRST_RESTART_MS = 100
+const LONGEST_RESTART_MS = 10_000
+
+/**
+ * A child process that hosts the Predictor, started again whenever it dies after it was once ready.
+ *
+ * The child is forked by the constructor, before anyone knows what it will host, so that its start overlaps with ours.
+ * Waits before restarts double from 100 ms to 10 s, and begin anew when a setup has succeeded. A child that dies in
+ * the very first setup is not started again: that setup would fail again.
+ */
+export class WorkerProcess implements Worker {
+  readonly #options: Required<WorkerProcessOptions>
+  #child: ChildProcess
+  #setup: Extract<ToWorker, { type: 'setup' }> | undefined
+  #listener: (event: WorkerEvent) => void = () => {}
+  #wasReady = false
+  /** How the child ended, if it did before anyone listened. */
+  #endedEarly: string | undefined
+  #restarts = 0
+  #restarting: { cancel(): void } | undefined
+  #stopping = false
+
+  constructor(options: WorkerProcessOptions) {
+    this.#options = { after: afterMs, ...options }
+    this.#child = this.#fork()
+  }
+
+  /** The process id of the child that lives now, or lived last. */
+  get pid(): number | undefined {
+    return this.#child.pid
+  }
+
+  start(setup: Extract<ToWorker, { type: 'setup' }>, listener: (event: WorkerEvent) => void): void {
+    this.#setup = setup
+    this.#listener = listener
+    this.#begin()
+    if (this.#endedEarly !== undefined) this.#died(this.#endedEarly)
+  }
+
+  post(message: ToWorker): void {
+    // A write to a channel that has just closed is reported to the callback; the exit event tells the rest.
+    if (this.#child.connected) this.#child.send(message, () => {})
+  }
+
+  async stop(limitMs: number): Promise<void> {
+    this.#stopping = true
+    this.#restarting?.cancel()
+    const child = this.#child
+    if (child.exitCode !== null || child.signalCode !== null) return
+    const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+    this.post({ type: 'shutdown' })
+    const timer = this.#options.after(limitMs, () => child.kill('SIGKILL'))
+    await gone
+    timer.cancel()
+  }
+
+  /** Ends the child now, whatever it does. For a process that is about to exit. */
+  kill(): void {
+    this.#stopping = true
+    this.#restarting?.cancel()
+    this.#child.kill('SIGKILL')
+  }
+
+  #fork(): ChildProcess {
+    // From source this file is a .ts and so is the entry; compiled, both are .js.
+    const entry = new URL(`./worker-main${extname(import.meta.url)}`, import.meta.url)
+    const child = fork(fileURLToPath(entry), {
+      env: { ...this.#options.env },
+      serialization: 'json',
+      // What the Predictor's libraries print must not stand between the server's own lines on stdout.
+      stdio: ['ignore', process.stderr.fd, process.stderr.fd, 'ipc'],
+    })
+    child.on('message', (message) => this.#receive(message as FromWorker))
+    child.once('exit', (code, signal) => this.#died(signal === null ? `exit code ${code}` : `signal ${signal}`))
+    // Only when it could not be forked at all: then there is no exit.
+    child.once('error', (error) => {
+      if (child.pid === undefined) this.#died(error.message)
+    })
+    return child
+  }
+
+  #begin(): void {
+    this.#listener({ type: 'starting' })
+    this.post(this.#setup!)
+  }
+
+  #receive(message: FromWorker): void {
+    if (message.type === 'ready') {
+      this.#wasReady = true
+      this.#restarts = 0
+    }
+    this.#listener(message)
+    // What set up once may do so again, when a device or a disk has come back: a fresh process tries.
+    if (message.type === 'setup-failed' && this.#wasReady) this.#child.kill('SIGKILL')
+  }
+
+  #died(ending: string): void {
+    if (this.#stopping) return
+    if (!this.#setup) {
+      this.#endedEarly = ending
+      return
+    }
+    this.#listener({ type: 'died', ending, restarts: this.#wasReady })
+    if (!this.#wasReady) return
+    const waitMs = Math.min(FIRST_RESTART_MS * 2 ** this.#restarts++, LONGEST_RESTART_MS)
+    this.#restarting = this.#options.after(waitMs, () => {
+      this.#restarting = undefined
+      this.#child = this.#fork()
+      this.#begin()
+    })
+  }
+}
+
+function afterMs(ms: number, action: () => void): { cancel(): void } {
+  const timer = setTimeout(action, ms)
+  return { cancel: () => clearTimeout(timer) }
+}
