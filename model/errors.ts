@@ -63,11 +63,44 @@ export class LibraryError extends ModelError {
 export class OrtError extends ModelError {
   readonly call: string
   readonly ortCode: number
+  /** ONNX Runtime's own words. */
+  readonly reason: string
 
-  constructor(call: string, ortCode: number, message: string) {
-    super('ORT_CALL_FAILED', `${call}: ${message} (OrtErrorCode ${ortCode})`)
+  constructor(call: string, ortCode: number, reason: string) {
+    super('ORT_CALL_FAILED', `${call}: ${reason} (OrtErrorCode ${ortCode})`)
     this.call = call
     this.ortCode = ortCode
+    this.reason = reason
+  }
+}
+
+/** Memory for a tensor could not be had. `byteLength` is what was asked for, `place` where. */
+export class OutOfMemoryError extends ModelError {
+  readonly byteLength: number
+  readonly place: string
+
+  constructor(byteLength: number, place: string, options?: ErrorOptions) {
+    super(
+      'OUT_OF_MEMORY',
+      `${place} has no ${Math.ceil(byteLength / 1e6)} MB for a tensor. Lower CONTEXT_LENGTH or the number of slots, or free memory.`,
+      options,
+    )
+    this.byteLength = byteLength
+    this.place = place
+  }
+}
+
+/** `DEVICE=cuda` was asked for, and there is no GPU that ONNX Runtime can use. The message says why. */
+export class DeviceError extends ModelError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('DEVICE_UNUSABLE', message, options)
+  }
+}
+
+/** The thread that runs ONNX Runtime has ended, or was closed: neither this call nor a later one can be answered. */
+export class RuntimeStoppedError extends ModelError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('RUNTIME_STOPPED', message, options)
   }
 }
 
@@ -104,10 +137,13 @@ export class PromptTooLongError extends ModelError {
   }
 }
 
-/** The Hub could not be asked, or its answer cannot be used. */
+/** The Hub could not be asked, or its answer cannot be used. `status` is what it answered, where that is the reason. */
 export class HubError extends ModelError {
-  constructor(message: string, options?: ErrorOptions) {
+  readonly status: number | undefined
+
+  constructor(message: string, options: { status?: number } & ErrorOptions = {}) {
     super('HUB_FAILED', message, options)
+    this.status = options.status
   }
 }
 
@@ -128,12 +164,13 @@ export class IntegrityError extends ModelError {
   }
 }
 
-/** The disk is full. `path` is what was being written. */
+/** The disk is full. `path` is what was being written; `detail` says how much is needed and free, where that is known. */
 export class DiskFullError extends ModelError {
   readonly path: string
 
-  constructor(path: string, options?: ErrorOptions) {
-    super('DISK_FULL', `${path}: no space left on this disk. Free some, or choose another folder.`, options)
+  constructor(path: string, options: { detail?: string } & ErrorOptions = {}) {
+    const detail = options.detail === undefined ? '' : ` (${options.detail})`
+    super('DISK_FULL', `${path}: no space left on this disk${detail}. Free some, or choose another folder.`, options)
     this.path = path
   }
 }
