@@ -95,7 +95,7 @@ export async function exportModel(options: ExportOptions): Promise<Manifest> {
     )
     await folder.write(FILES.engineModel, buildGemmaGraph(checkpoint.config, plan, 'engine'))
     await folder.write(FILES.portableModel, buildGemmaGraph(checkpoint.config, plan, 'portable'))
-    await folder.writeJson(FILES.config, transformersJsConfig(checkpoint.configJson, activationType))
+    await folder.writeJson(FILES.config, withTransformersJsHints(checkpoint.configJson))
     if (checkpoint.generationConfigJson) {
       await folder.writeJson(GENERATION_CONFIG, {
         ...checkpoint.generationConfigJson,
@@ -167,17 +167,9 @@ function assertBlocksFit(config: GemmaConfig, blockSize: number): void {
 }
 
 /** config.json as it was, and what transformers.js needs to find the weights: `subfolder: ''` is all that is left to say. */
-function transformersJsConfig(
-  config: Readonly<Record<string, unknown>>,
-  activationType: ActivationType,
-): Record<string, unknown> {
-  const hints = {
-    // Means "no suffix in the file's name" there, whatever the weights are.
-    dtype: 'fp32',
-    use_external_data_format: 1,
-    ...(activationType === 'f16' ? { kv_cache_dtype: 'float16' } : {}),
-  }
-  return { ...config, 'transformers.js_config': hints }
+function withTransformersJsHints(config: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  // "fp32" means no suffix in the file's name there, whatever the weights are; 1 is the number of data files.
+  return { ...config, 'transformers.js_config': { dtype: 'fp32', use_external_data_format: 1 } }
 }
 
 async function assertFree(out: string): Promise<void> {

@@ -57,7 +57,8 @@ class GemmaGraph {
 
   build(variant: Variant): Uint8Array {
     const graph = this.#graph
-    const ids = graph.input('input_ids', 'i64', ['batch', 'sequence'])
+    // transformers.js knows the open dimensions by these names, and takes any other for 0.
+    const ids = graph.input('input_ids', 'i64', ['batch_size', 'sequence_length'])
     const lengths = variant === 'engine' ? this.#lengthInputs() : this.#lengthsFromMask()
     const rows = variant === 'engine' ? graph.input('logit_rows', 'i64', ['rows']) : undefined
     const caches = this.#plan.layers.map((_, layer) => this.#cacheInputs(layer, variant))
@@ -86,14 +87,14 @@ class GemmaGraph {
   /** seqlens_k [B]: tokens in the row after this step, minus one. total_sequence_length []: a bound ≥ the longest row. */
   #lengthInputs(): Lengths {
     return {
-      lastPositions: this.#graph.input('seqlens_k', 'i32', ['batch']),
+      lastPositions: this.#graph.input('seqlens_k', 'i32', ['batch_size']),
       total: this.#graph.input('total_sequence_length', 'i32', []),
     }
   }
 
   #lengthsFromMask(): Lengths {
     const graph = this.#graph
-    const mask = graph.input('attention_mask', 'i64', ['batch', 'total_sequence'])
+    const mask = graph.input('attention_mask', 'i64', ['batch_size', 'total_sequence_length'])
     const axis = graph.integers('mask.axis', [1])
     const one = graph.integers('mask.one', [1], [])
     const tokens = graph.node('ReduceSum', [mask, axis], { attributes: { keepdims: int(0) } })
@@ -105,7 +106,7 @@ class GemmaGraph {
 
   #cacheInputs(layer: number, variant: Variant): { key: string; value: string } {
     const { kvHeads: G, headSize: D } = this.#config
-    const shape = ['batch', G, variant === 'engine' ? 'capacity' : 'past_sequence', D]
+    const shape = ['batch_size', G, variant === 'engine' ? 'capacity' : 'past_sequence_length', D]
     const type = this.#plan.format.activationType
     return {
       key: this.#graph.input(`past_key_values.${layer}.key`, type, shape),
@@ -115,7 +116,7 @@ class GemmaGraph {
 
   #cacheOutputs(layer: number, variant: Variant): void {
     const { kvHeads: G, headSize: D } = this.#config
-    const shape = ['batch', G, variant === 'engine' ? 'capacity' : 'total_sequence', D]
+    const shape = ['batch_size', G, variant === 'engine' ? 'capacity' : 'total_sequence_length', D]
     const type = this.#plan.format.activationType
     this.#graph.output(`present.${layer}.key`, type, shape)
     this.#graph.output(`present.${layer}.value`, type, shape)
@@ -279,7 +280,7 @@ class GemmaGraph {
     const flat = this.#outputMatrix(this.#norm(chosen, this.#plan.finalNorm, 'final_norm'), 'logits.flat')
     const axis = graph.integers('logits.axis', [1])
     graph.node('Unsqueeze', [flat, axis], { outputs: ['logits'] })
-    graph.output('logits', this.#plan.format.activationType, ['batch', 1, this.#config.vocabSize])
+    graph.output('logits', this.#plan.format.activationType, ['batch_size', 1, this.#config.vocabSize])
   }
 
   /** x [R,H] → [R,V], with the embedding as the matrix: Gemm takes it as it lies, [V,H], where MatMul would need a copy. */

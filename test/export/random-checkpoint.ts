@@ -45,7 +45,7 @@ export interface RandomCheckpointOptions {
   readonly dtype?: 'F32' | 'F16' | 'BF16'
   /** The same seed gives the same bytes. By default 1. */
   readonly seed?: number
-  /** Standard deviation of the weights; norms get a fifth of it. By default 0.08, at which tiny models disagree lively. */
+  /** Standard deviation of the matrices. By default 0.3, at which a tiny model's greedy tokens are no mere repetition. */
   readonly deviation?: number
   /** Begins a new shard with an index, as Hugging Face does, when one would pass this. By default one file. */
   readonly shardBytes?: number
@@ -69,7 +69,7 @@ export async function writeRandomCheckpoint(folder: string, options: RandomCheck
   await writeFile(path.join(folder, 'tokenizer.json'), JSON.stringify(tokenizer.tokenizer))
   await writeFile(path.join(folder, 'tokenizer_config.json'), JSON.stringify(tokenizer.config, null, 2))
 
-  const random = new RandomWeights(options.seed ?? 1, options.deviation ?? 0.08)
+  const random = new RandomWeights(options.seed ?? 1, options.deviation ?? 0.3)
   const shards = intoShards(gemmaTensors(shape), ELEMENT_BYTES[dtype], options.shardBytes ?? Number.POSITIVE_INFINITY)
   const weightMap: Record<string, string> = {}
   for (const [index, tensors] of shards.entries()) {
