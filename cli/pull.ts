@@ -1,0 +1,35 @@
+import { parseModelSettings } from '../model/settings.js'
+import type { Command } from './command.js'
+import { createTerminal } from './terminal.js'
+
+/** @param environment  HF_TOKEN, HF_ENDPOINT and MODEL_CACHE are read from it. */
+export function pullCommand(environment: NodeJS.ProcessEnv): Command {
+  return {
+    name: 'pull',
+    summary: 'Downloads a checkpoint from the Hugging Face Hub, so that a later start needs no network.',
+    positionals: [{ name: 'id', meaning: 'owner/name, or owner/name@revision' }],
+    flags: [],
+    example: 'HF_TOKEN=hf_… bezel pull google/gemma-2b-it',
+
+    async run({ positionals: [model] }) {
+      const settings = parseModelSettings({ ...environment, MODEL: model })
+      const { parseModelId } = await import('../model/hub/model-id.js')
+      const { id, revision } = parseModelId(settings.MODEL)
+      const { pullSnapshot } = await import('../model/hub/snapshot.js')
+      using terminal = createTerminal()
+      const snapshot = await pullSnapshot({
+        id,
+        revision,
+        cacheDir: settings.MODEL_CACHE,
+        endpoint: settings.HF_ENDPOINT,
+        ...(settings.HF_TOKEN === undefined ? {} : { token: settings.HF_TOKEN }),
+        report: terminal.report,
+        log: terminal.say,
+        signal: terminal.interrupted,
+      })
+      terminal.say(`${id} at commit ${snapshot.commit.slice(0, 12)} is whole in ${snapshot.path}`)
+      terminal.say(`Serve it:  MODEL=${model} npm start`)
+      return 0
+    },
+  }
+}

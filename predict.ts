@@ -1,0 +1,118 @@
+import { z } from 'zod'
+import { Engine } from './model/engine/engine.js'
+import { InvalidRequestError, PromptTooLongError } from './model/errors.js'
+import { openModel } from './model/open.js'
+import { parseModelSettings } from './model/settings.js'
+import { definePredictor, InputError, textStream } from './server/predictor.js'
+
+const DEFAULT_PROMPT = 'Write me a poem about Machine Learning.'
+
+/** JSON can carry half of a surrogate pair; no tokenizer can. */
+const text = () => z.string().refine((value) => value.isWellFormed(), 'holds a lone surrogate, which is no character')
+
+export const Predictor = definePredictor({
+  // The first seven are those of the hosted google-deepmind/gemma-2b-it, in its order and with its defaults.
+  input: z.object({
+    prompt: text().default(DEFAULT_PROMPT).describe('Text for the model.'),
+    max_new_tokens: z.int().min(1).default(256).describe('Most tokens to generate.'),
+    min_new_tokens: z.int().min(-1).default(-1).describe('Fewest tokens to generate; -1 for no minimum.'),
+    temperature: z
+      .number()
+      .min(0)
+      .max(5)
+      .default(0.7)
+      .describe('Randomness: 0 always takes the likeliest token, above 1 is wild.'),
+    top_p: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(0.95)
+      .describe('Choose among the likeliest tokens of this total probability.'),
+    top_k: z.int().default(50).describe('Choose among this many of the likeliest tokens; 0 or less for all.'),
+    repetition_penalty: z
+      .number()
+      .min(0)
+      .refine((value) => value > 0, 'must be greater than 0')
+      .default(1)
+      .describe('Above 1 discourages what the text already has; 1 is off.'),
+    system_prompt: text().optional().describe('Instructions that open the first user turn: Gemma has no system role.'),
+    stop_sequences: z
+      .union([text(), z.array(text())])
+      .optional()
+      .describe('Texts that end the answer, separated by commas, or a list of them. They are not part of the answer.'),
+    seed: z
+      .int()
+      .min(0)
+      .max(Number.MAX_SAFE_INTEGER)
+      .optional()
+      .describe('The same seed and input give the same answer; drawn and reported if left out.'),
+    messages: z
+      .array(z.object({ role: z.enum(['system', 'user', 'assistant']), content: text() }))
+      .min(1)
+      .optional()
+      .describe('A conversation instead of a prompt: turns of user and assistant that end with the user.'),
+    raw: z.boolean().default(false).describe('Take the prompt as it is: no chat template, control tokens included.'),
+  }),
+  output: textStream(),
+  streaming: true,
+
+  async setup({ concurrency, limitConcurrency, log, progress, signal }) {
+    const settings = parseModelSettings(process.env)
+    const setupLog = { info: (line: string) => log(line), warn: (line: string) => log(line, 'warn') }
+    const { folder, runtime } = await openModel({ settings, report: progress, log: setupLog, signal })
+    const engine = await Engine.open({
+      folder,
+      runtime,
+      slots: concurrency,
+      ...(settings.CONTEXT_LENGTH === undefined ? {} : { contextLength: settings.CONTEXT_LENGTH }),
+      log: setupLog,
+    })
+    limitConcurrency(engine.slots)
+    log(engine.describe())
+    return { engine, runtime }
+  },
+
+  async check(input, { engine }) {
+    if (input.messages && input.prompt !== DEFAULT_PROMPT) {
+      throw new InputError('prompt', 'prompt and messages exclude each other. Put the prompt into the last user turn.')
+    }
+    for (const field of ['messages', 'system_prompt'] as const) {
+      if (input.raw && input[field]) throw new InputError(field, `raw takes a prompt only: leave ${field} out.`)
+    }
+    try {
+      return await engine.prepare({
+        ...(input.messages ? { messages: input.messages } : { prompt: input.prompt }),
+        ...(input.system_prompt === undefined ? {} : { systemPrompt: input.system_prompt }),
+        ...(input.seed === undefined ? {} : { seed: input.seed }),
+        raw: input.raw,
+        maxNewTokens: input.max_new_tokens,
+        minNewTokens: Math.max(input.min_new_tokens, 0),
+        temperature: input.temperature,
+        topP: input.top_p,
+        topK: input.top_k,
+        repetitionPenalty: input.repetition_penalty,
+        stop: stopSequences(input.stop_sequences),
+      })
+    } catch (error) {
+      if (error instanceof PromptTooLongError)
+        throw new InputError(input.messages ? 'messages' : 'prompt', error.message)
+      if (error instanceof InvalidRequestError) throw new InputError(error.field, error.message)
+      throw error
+    }
+  },
+
+  async *predict(_input, { engine }, { prepared, signal, metrics }) {
+    yield* engine.generate(prepared, { signal })
+  },
+
+  async teardown({ engine, runtime }) {
+    await engine[Symbol.asyncDispose]()
+    await runtime[Symbol.asyncDispose]()
+  },
+})
+
+/** `"a,b"` and `["a", "b"]` are the same; an empty text would stop everything at once, and counts as none. */
+function stopSequences(value: string | readonly string[] | undefined): string[] {
+  const list = typeof value === 'string' ? value.split(',') : (value ?? [])
+  return list.filter((sequence) => sequence !== '')
+}
