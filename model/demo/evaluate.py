@@ -1,0 +1,159 @@
+"""Examines a checkpoint of the demo model with Hugging Face's own generate, sampling as Replicate's defaults do.
+
+    python evaluate.py checkpoint [--conversations 300] [--fixture ../../test/demo/fixtures/held-out.json]
+
+Two examinations: conversations drawn by corpus.py from what it holds out of training, each answer given the right history; and
+corpus/held-out.txt, whose conversations go on from the model's own answers. An answer counts if it equals, character by
+character, one that is allowed. `--fixture` writes the second one's questions and allowed answers for the tests in TypeScript.
+"""
+
+import argparse
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GemmaForCausalLM
+
+import corpus as c
+
+SAMPLING = dict(do_sample=True, temperature=0.7, top_p=0.95, top_k=50, max_new_tokens=256)
+
+
+def answer(model, tokenizer, chats: list[list[dict]], size: int = 48) -> list[str]:
+    """One answer to each chat (turns with role and content, the last one the user's)."""
+    order = sorted(range(len(chats)), key=lambda i: sum(len(turn["content"]) for turn in chats[i]))
+    answers = [""] * len(chats)
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        texts = [tokenizer.apply_chat_template(chats[i], tokenize=False, add_generation_prompt=True) for i in part]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        with torch.inference_mode():
+            out = model.generate(**inputs, **SAMPLING)
+        for i, ids in zip(part, out[:, inputs["input_ids"].shape[1] :]):
+            answers[i] = tokenizer.decode(ids, skip_special_tokens=True)
+    return answers
+
+
+def read_held_out(path: Path) -> list[list[tuple[str, str]]]:
+    """Conversations of (kind, question)."""
+    conversations: list[list[tuple[str, str]]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        kind, question = line.removeprefix("> ").split(": ", 1)
+        if line.startswith("> "):
+            conversations[-1].append((kind, question))
+        else:
+            conversations.append([(kind, question)])
+    return conversations
+
+
+def allowed(kind: str, intents: dict[str, c.Intent], last_sum: int | None) -> list[str] | None:
+    """Every right answer to a held-out question; None if it is the answer before, whatever that was."""
+    name, _, value = kind.partition("=")
+    if name == "again":
+        return None
+    if name == "sum":
+        total = int(value)
+        first = range(0, c.LARGEST_SUMMAND + 1) if last_sum is None else [last_sum]
+        pairs = [(a, total - a) for a in first if 0 <= total - a <= c.LARGEST_SUMMAND]
+        return [text for a, b in pairs for text in (f"{a} + {b} is {total}.", f"{a} plus {b} makes {total}.")]
+    if name == "tell":
+        return [text.replace("{n}", value) for text in c.TELL_NAME_ANSWERS]
+    if name == "name":
+        return [text.replace("{n}", value) for text in c.ASK_NAME_ANSWERS]
+    if name == "about":
+        return [f"You asked about {value}.", f"Your last question was about {value}."]
+    if name in ("outside", "foreign", "unclear"):
+        return c.OUTSIDE_ANSWERS + c.FOREIGN_ANSWERS + c.UNCLEAR_ANSWERS
+    if name == "maths":
+        return c.OTHER_MATH_ANSWERS
+    if name == "too large":
+        return c.TOO_LARGE_ANSWERS
+    topic, _, follow_up = name.partition(".")
+    return [intents[topic].follow_ups[follow_up]] if follow_up else intents[topic].answers
+
+
+def held_out_cases(path: Path) -> list[dict]:
+    intents = {intent.name: intent for intent in c.read_intents(c.FOLDER / "intents.txt")}
+    cases = []
+    for conversation in read_held_out(path):
+        turns, last_sum = [], None
+        for kind, question in conversation:
+            follows = last_sum if re.search(r"\band plus\b", question) else None
+            turns.append({"user": question, "allowed": allowed(kind, intents, follows), "kind": kind.split("=")[0]})
+            last_sum = int(kind.split("=")[1]) if kind.startswith("sum=") else last_sum
+        cases.append({"turns": turns})
+    return cases
+
+
+def report(title: str, results: list[tuple[str, bool]], failures: list[str]) -> None:
+    right = sum(ok for _, ok in results)
+    print(f"\n{title}: {right} of {len(results)} answers are among the allowed ones: {100 * right / max(1, len(results)):.1f} %")
+    total, good = Counter(kind for kind, _ in results), Counter(kind for kind, ok in results if ok)
+    print("  ".join(f"{kind} {good[kind]}/{total[kind]}" for kind in sorted(total) if good[kind] < total[kind]))
+    for failure in failures[:60]:
+        print("  " + failure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--conversations", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=1, help="how often held-out.txt is asked")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fixture", type=Path)
+    parser.add_argument("--transcripts", action="store_true", help="print the conversations of held-out.txt")
+    options = parser.parse_args()
+    cases = held_out_cases(c.FOLDER / "held-out.txt")
+    if options.fixture:
+        options.fixture.write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    tokenizer = AutoTokenizer.from_pretrained(options.folder)
+    model = GemmaForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
+
+    source = c.Corpus(options.seed, evaluation=True)
+    chats, turns = [], []
+    for _ in range(options.conversations):
+        history: list[dict] = []
+        for turn in source.conversation():
+            history.append({"role": "user", "content": turn.user})
+            chats.append(list(history))
+            turns.append(turn)
+            history.append({"role": "assistant", "content": turn.answer})
+    results, failures = [], []
+    for turn, chat, text in zip(turns, chats, answer(model, tokenizer, chats)):
+        # An outside question may be met by any of the polite ways out.
+        right = allowed("outside", {}, None) if turn.kind in ("outside", "foreign", "unclear") else turn.allowed
+        results.append((turn.kind, text in right))
+        if text not in right:
+            failures.append(f"[{turn.kind}] {chat[-1]['content']!r} -> {text!r}")
+    if turns:
+        report("Drawn conversations", results, failures)
+
+    results, failures = [], []
+    for _ in range(options.rounds):
+        histories: list[list[dict]] = [[] for _ in cases]
+        for depth in range(max(len(case["turns"]) for case in cases)):
+            open_cases = [i for i, case in enumerate(cases) if len(case["turns"]) > depth]
+            for i in open_cases:
+                histories[i].append({"role": "user", "content": cases[i]["turns"][depth]["user"]})
+            for i, text in zip(open_cases, answer(model, tokenizer, [histories[i] for i in open_cases])):
+                turn = cases[i]["turns"][depth]
+                right = turn["allowed"] if turn["allowed"] is not None else [histories[i][-2]["content"]]
+                results.append((turn["kind"], text in right))
+                if text not in right:
+                    failures.append(f"[{turn['kind']}] {turn['user']!r} -> {text!r}")
+                histories[i].append({"role": "assistant", "content": text})
+    report("held-out.txt", results, failures)
+    if options.transcripts:
+        for history in histories:
+            if len(history) > 2:
+                print("\n" + "\n".join(f"{'>' if turn['role'] == 'user' else ' '} {turn['content']}" for turn in history))
+
+
+if __name__ == "__main__":
+    main()
