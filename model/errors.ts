@@ -111,6 +111,16 @@ export class RunCanceledError extends ModelError {
   }
 }
 
+/** The model gave logits that are no finite numbers, so that no token can be chosen. The request ends; others go on. */
+export class LogitsError extends ModelError {
+  constructor(value: number) {
+    super(
+      'BAD_LOGITS',
+      `The model's best logit is ${value}: its weights or its cache are damaged. Check the export's files.`,
+    )
+  }
+}
+
 /** One field of a request cannot be served. `field` is the engine's name of it. */
 export class InvalidRequestError extends ModelError {
   readonly field: string
@@ -164,7 +174,7 @@ export class IntegrityError extends ModelError {
   }
 }
 
-/** The disk is full. `path` is what was being written; `detail` says how much is needed and free, where that is known. */
+/** The disk is full. `path` is what was being written. */
 export class DiskFullError extends ModelError {
   readonly path: string
 

@@ -67,6 +67,12 @@ export interface SessionOptions {
   readonly config?: Readonly<Record<string, string>>
 }
 
+/** Where the runtime says what an operator should know. A pino logger is one. */
+export interface RuntimeLog {
+  info(message: string): void
+  warn(message: string): void
+}
+
 export interface Runtime extends AsyncDisposable {
   readonly device: Device
   /** ONNX Runtime's own version, "1.30.0". */
