@@ -5,6 +5,7 @@ import { CheckpointError } from '../errors.js'
 import { FILES } from '../folder.js'
 import { type GemmaConfig, parseGemmaConfig } from '../gemma.js'
 import type { ReportProgress } from '../progress.js'
+import { checkTensors, EMBEDDING, OUTPUT_MATRIX } from './gemma-tensors.js'
 import { f16Table } from './half.js'
 import { SafetensorsFile, SOURCE_BYTES, type SourceType, type TensorEntry } from './safetensors.js'
 
@@ -197,80 +198,6 @@ export class Checkpoint implements AsyncDisposable {
     if (!same) {
       const message = `tensor ${OUTPUT_MATRIX} differs from ${EMBEDDING}, but Gemma 1 has one matrix for both.`
       throw new CheckpointError(output.file.path, message, { tensor: OUTPUT_MATRIX })
-    }
-  }
-}
-
-export const EMBEDDING = 'model.embed_tokens.weight'
-export const FINAL_NORM = 'model.norm.weight'
-const OUTPUT_MATRIX = 'lm_head.weight'
-
-/** Names of one layer's tensors, as Hugging Face saves them. */
-export function layerTensors(layer: number) {
-  const prefix = `model.layers.${layer}`
-  return {
-    inputNorm: `${prefix}.input_layernorm.weight`,
-    query: `${prefix}.self_attn.q_proj.weight`,
-    key: `${prefix}.self_attn.k_proj.weight`,
-    value: `${prefix}.self_attn.v_proj.weight`,
-    output: `${prefix}.self_attn.o_proj.weight`,
-    mlpNorm: `${prefix}.post_attention_layernorm.weight`,
-    gate: `${prefix}.mlp.gate_proj.weight`,
-    up: `${prefix}.mlp.up_proj.weight`,
-    down: `${prefix}.mlp.down_proj.weight`,
-  }
-}
-
-/** Every tensor of the network with its shape. */
-function expectedTensors(config: GemmaConfig): Map<string, number[]> {
-  const { hiddenSize: H, intermediateSize: I, headSize: D, heads, kvHeads } = config
-  const expected = new Map<string, number[]>([
-    [EMBEDDING, [config.vocabSize, H]],
-    [FINAL_NORM, [H]],
-  ])
-  for (let layer = 0; layer < config.layers; layer++) {
-    const names = layerTensors(layer)
-    expected.set(names.inputNorm, [H])
-    expected.set(names.query, [heads * D, H])
-    expected.set(names.key, [kvHeads * D, H])
-    expected.set(names.value, [kvHeads * D, H])
-    expected.set(names.output, [H, heads * D])
-    expected.set(names.mlpNorm, [H])
-    expected.set(names.gate, [I, H])
-    expected.set(names.up, [I, H])
-    expected.set(names.down, [H, I])
-  }
-  return expected
-}
-
-function checkTensors(config: GemmaConfig, shards: readonly SafetensorsFile[]): void {
-  const expected = expectedTensors(config)
-  const seen = new Map<string, string>()
-  for (const file of shards) {
-    for (const tensor of file.tensors.values()) {
-      const refuse = (message: string): never => {
-        throw new CheckpointError(file.path, `tensor ${tensor.name} ${message}`, { tensor: tensor.name })
-      }
-      const before = seen.get(tensor.name)
-      if (before !== undefined) refuse(`is also in ${before}: which of the two counts cannot be known.`)
-      seen.set(tensor.name, file.path)
-      // Old savers kept this table of rotary frequencies; it follows from the config. The output matrix is compared later.
-      if (tensor.name.endsWith('.rotary_emb.inv_freq')) continue
-      const shape = tensor.name === OUTPUT_MATRIX ? expected.get(EMBEDDING)! : expected.get(tensor.name)
-      if (!shape) refuse('is unknown: Gemma 1 with this config has no such tensor.')
-      else if (shape.join() !== tensor.shape.join()) {
-        refuse(`has shape [${tensor.shape.join(', ')}], but config.json makes it [${shape.join(', ')}].`)
-      }
-      if (!Object.hasOwn(SOURCE_BYTES, tensor.dtype)) {
-        refuse(`has type ${tensor.dtype}, but ${Object.keys(SOURCE_BYTES).join(', ')} can be read.`)
-      }
-    }
-  }
-  for (const [name, shape] of expected) {
-    if (!seen.has(name)) {
-      const where = shards.length === 1 ? shards[0]!.path : path.join(path.dirname(shards[0]!.path), INDEX)
-      const message = `tensor ${name} [${shape.join(', ')}] is missing. Is the checkpoint complete?`
-      throw new CheckpointError(where, message, { tensor: name })
     }
   }
 }

@@ -1,12 +1,11 @@
-import { randomBytes } from 'node:crypto'
 import * as fs from 'node:fs/promises'
-import { hostname } from 'node:os'
 import path from 'node:path'
-import { DiskFullError, ExportError } from '../errors.js'
+import { ExportError } from '../errors.js'
 import { type ActivationType, FILES, MANIFEST_FORMAT, type Manifest, type Target, type WeightDtype } from '../folder.js'
 import type { GemmaConfig } from '../gemma.js'
 import type { ReportProgress } from '../progress.js'
 import { Checkpoint, GENERATION_CONFIG } from './checkpoint.js'
+import { type ExportDisk, ExportFolder } from './export-folder.js'
 import { buildGemmaGraph } from './gemma-graph.js'
 import { genaiConfig } from './genai-config.js'
 import { planWeights } from './weights.js'
@@ -25,9 +24,6 @@ export interface ExportFormat {
   readonly blockSize: BlockSize
 }
 
-/** The parts of node:fs/promises that may meet a full disk: a seam for tests, which cannot fill one. */
-export type ExportDisk = Pick<typeof fs, 'open' | 'statfs'>
-
 export interface ExportOptions extends ExportFormat {
   /** A Hugging Face checkpoint folder of Gemma 1. */
   readonly checkpoint: string
@@ -45,9 +41,6 @@ export interface ExportOptions extends ExportFormat {
 export function defaultExport(target: Target): ExportFormat {
   return { target, dtype: 'q4', blockSize: target === 'cpu' ? 128 : 32 }
 }
-
-/** File mode and flags of what is made new. */
-const CREATE = 'wx'
 
 /** Graphs, configs and tokenizer beside the weights: generously more than they take. */
 const OTHER_BYTES = 64 << 20
@@ -74,16 +67,9 @@ export async function exportModel(options: ExportOptions): Promise<Manifest> {
   if (quantized) assertBlocksFit(checkpoint.config, options.blockSize)
   const plan = planWeights(checkpoint.config, { dtype, activationType, blockSize: options.blockSize })
 
-  const out = path.resolve(options.out)
-  await assertFree(out)
-  const parent = path.dirname(out)
-  await fs.mkdir(parent, { recursive: true })
-  await removeAbandoned(out)
-  await assertSpace(disk, parent, plan.byteLength + OTHER_BYTES)
-  const source = await checkpoint.hash(report, signal)
-
-  const folder = new ExportFolder(await createTemporary(out), disk)
+  const folder = await ExportFolder.create(path.resolve(options.out), plan.byteLength + OTHER_BYTES, disk)
   try {
+    const source = await checkpoint.hash(report, signal)
     await folder.writeStream(FILES.data, plan.byteLength, (write) =>
       writeWeights({
         checkpoint,
@@ -119,7 +105,7 @@ export async function exportModel(options: ExportOptions): Promise<Manifest> {
     }
     await folder.writeJson(FILES.manifest, manifest)
     signal?.throwIfAborted()
-    await folder.publish(out)
+    await folder.publish()
     return manifest
   } catch (error) {
     await folder.discard()
@@ -170,141 +156,4 @@ function assertBlocksFit(config: GemmaConfig, blockSize: number): void {
 function withTransformersJsHints(config: Readonly<Record<string, unknown>>): Record<string, unknown> {
   // "fp32" means no suffix in the file's name there, whatever the weights are; 1 is the number of data files.
   return { ...config, 'transformers.js_config': { dtype: 'fp32', use_external_data_format: 1 } }
-}
-
-async function assertFree(out: string): Promise<void> {
-  let entries: string[]
-  try {
-    entries = await fs.readdir(out)
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return
-    throw new ExportError(`${out} is no folder. Choose another one for the export.`, { cause: error })
-  }
-  if (entries.length > 0) {
-    throw new ExportError(`${out} exists and is not empty. Remove it, or choose another folder for the export.`)
-  }
-}
-
-async function assertSpace(disk: ExportDisk, folder: string, bytes: number): Promise<void> {
-  const { bavail, bsize } = await disk.statfs(folder)
-  if (bavail * bsize < bytes) {
-    const gigabytes = (size: number) => (size / 1e9).toFixed(2)
-    const cause = new Error(`${gigabytes(bytes)} GB are needed, ${gigabytes(bavail * bsize)} GB are free`)
-    throw new DiskFullError(folder, { cause })
-  }
-}
-
-/** `<out>.partial-<host>-<pid>-<random>`: who writes it can be told from its name. */
-async function createTemporary(out: string): Promise<string> {
-  const folder = `${partialPrefix(out)}${process.pid}-${randomBytes(4).toString('hex')}`
-  await fs.mkdir(folder)
-  return folder
-}
-
-/** Host names are part of the name because a process id means nothing on another machine that shares the disk. */
-function partialPrefix(out: string): string {
-  return `${out}.partial-${hostname().replace(/[^A-Za-z0-9]/g, '_')}-`
-}
-
-/** Removes what exports of the same folder left behind on this machine when they were killed. */
-async function removeAbandoned(out: string): Promise<void> {
-  const prefix = path.basename(partialPrefix(out))
-  for (const name of await fs.readdir(path.dirname(out))) {
-    if (!name.startsWith(prefix)) continue
-    const pid = Number(name.slice(prefix.length).split('-')[0])
-    if (!Number.isSafeInteger(pid) || pid <= 0 || isAlive(pid)) continue
-    await fs.rm(path.join(path.dirname(out), name), { recursive: true, force: true })
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return !hasCode(error, 'ESRCH')
-  }
-}
-
-/** The folder while it is being written: every file in it is flushed to the disk before the folder gets its name. */
-class ExportFolder {
-  readonly files: { name: string; bytes: number }[] = []
-  readonly #path: string
-  readonly #disk: ExportDisk
-
-  constructor(folder: string, disk: ExportDisk) {
-    this.#path = folder
-    this.#disk = disk
-  }
-
-  async writeJson(name: string, value: unknown): Promise<void> {
-    await this.write(name, new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`))
-  }
-
-  async write(name: string, bytes: Uint8Array): Promise<void> {
-    await this.writeStream(name, bytes.byteLength, (write) => write(bytes, 0))
-  }
-
-  /** Gives `fill` a function that writes at a position; afterwards the file has exactly `byteLength` bytes. */
-  async writeStream(
-    name: string,
-    byteLength: number,
-    fill: (write: (bytes: Uint8Array, position: number) => Promise<void>) => Promise<void>,
-  ): Promise<void> {
-    const file = path.join(this.#path, name)
-    try {
-      const handle = await this.#disk.open(file, CREATE)
-      try {
-        await fill(async (bytes, position) => {
-          let done = 0
-          while (done < bytes.byteLength) {
-            const { bytesWritten } = await handle.write(bytes, done, bytes.byteLength - done, position + done)
-            done += bytesWritten
-          }
-        })
-        await handle.truncate(byteLength)
-        await handle.sync()
-      } finally {
-        await handle.close()
-      }
-    } catch (error) {
-      if (hasCode(error, 'ENOSPC') || hasCode(error, 'EDQUOT')) throw new DiskFullError(file, { cause: error })
-      throw error
-    }
-    this.files.push({ name, bytes: byteLength })
-  }
-
-  async publish(out: string): Promise<void> {
-    await syncFolder(this.#path)
-    try {
-      await fs.rmdir(out)
-    } catch (error) {
-      if (!hasCode(error, 'ENOENT')) {
-        throw new ExportError(`${out} came into being while the export ran. Nothing was changed there.`, {
-          cause: error,
-        })
-      }
-    }
-    await fs.rename(this.#path, out)
-    await syncFolder(path.dirname(out))
-  }
-
-  async discard(): Promise<void> {
-    await fs.rm(this.#path, { recursive: true, force: true })
-  }
-}
-
-/** Makes names durable. Windows has no such thing and refuses to open a folder. */
-async function syncFolder(folder: string): Promise<void> {
-  if (process.platform === 'win32') return
-  const handle = await fs.open(folder, 'r')
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-}
-
-function hasCode(error: unknown, code: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === code
 }

@@ -1,7 +1,7 @@
 import { type ActivationType, FILES, type WeightDtype } from '../folder.js'
 import type { GemmaConfig } from '../gemma.js'
 import { ELEMENT_BYTES, type ElementType, type ExternalData } from '../onnx/proto.js'
-import { EMBEDDING, FINAL_NORM, layerTensors } from './checkpoint.js'
+import { EMBEDDING, FINAL_NORM, layerTensors } from './gemma-tensors.js'
 import type { ScaleType } from './quantize.js'
 
 /** ONNX Runtime maps external data only at multiples of this (the page size). */

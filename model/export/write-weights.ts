@@ -1,15 +1,13 @@
 import { CheckpointError } from '../errors.js'
 import type { GemmaConfig } from '../gemma.js'
 import type { Checkpoint } from './checkpoint.js'
+import type { WriteAt } from './export-folder.js'
 import { bf16FromF32, f16FromF32 } from './half.js'
 import { quantizeBlocks } from './quantize.js'
 import type { MatrixWeight, NormWeight, Region, RotaryWeight, WeightPlan } from './weights.js'
 
 /** Weights in one piece of work: 16 MB as f32, small enough to stay near the cache and to answer a signal quickly. */
 const CHUNK_WEIGHTS = 4 << 20
-
-/** Where the bytes go. `position` counts from the start of the data file. */
-export type WriteAt = (bytes: Uint8Array, position: number) => Promise<void>
 
 type FloatType = 'f32' | 'f16' | 'bf16'
 
