@@ -95,7 +95,8 @@ export function requestedWaitMs(headers: Headers, nowMs: number): number | undef
   const after = headers.get('retry-after')
   if (after !== null) {
     if (/^\d{1,9}$/.test(after.trim())) return Number(after) * 1000
-    const date = Date.parse(after)
+    // The day's name is part of an HTTP date, and keeps out what Date.parse makes of "-5" (a day in 2001).
+    const date = /^[A-Z][a-z]{2}, /.test(after) ? Date.parse(after) : Number.NaN
     if (!Number.isNaN(date)) return Math.max(0, date - nowMs)
   }
   const reset = /;\s*r=0\s*;\s*t=(\d{1,9})/.exec(headers.get('ratelimit') ?? '')?.[1]

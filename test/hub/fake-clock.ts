@@ -1,7 +1,7 @@
 import type { Clock } from '../../model/hub/retry.js'
 
-/** From here on a sleep is not a pause before another attempt, but the watch over a silent connection. */
-const WATCH_MS = 10_000
+/** A sleep as long as one of these is not a pause before another attempt, but the watch over a silent connection. */
+const WATCHES_MS = [10_000, 30_000]
 
 export interface FakeClock extends Clock {
   /** The pauses asked for, in order, without those that watch a connection. */
@@ -13,27 +13,34 @@ export interface FakeClock extends Clock {
 /** A clock on which pauses are over at once, and on which a connection counts as silent only when the test says so. */
 export function fakeClock(startMs = Date.parse('2026-01-01T00:00:00Z')): FakeClock {
   const pauses: number[] = []
+  const watching = new Set<() => void>()
   let nowMs = startMs
   let silent = false
-  const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
+
+  const watch = (signal?: AbortSignal) =>
+    new Promise<void>((resolve, reject) => {
+      if (silent) setImmediate(resolve)
+      else watching.add(resolve)
+      signal?.addEventListener('abort', () => {
+        watching.delete(resolve)
+        reject(signal.reason)
+      })
+    })
+
   return {
     pauses,
     now: () => nowMs,
     silence() {
       silent = true
+      for (const wake of watching) wake()
+      watching.clear()
     },
     async sleep(ms, signal) {
-      if (ms === WATCH_MS || ms === 3 * WATCH_MS) {
-        do {
-          await turn()
-          signal?.throwIfAborted()
-        } while (!silent)
-        return
-      }
+      if (WATCHES_MS.includes(ms)) return watch(signal)
       silent = false
       pauses.push(ms)
       nowMs += ms
-      await turn()
+      await new Promise((resolve) => setImmediate(resolve))
       signal?.throwIfAborted()
     },
   }

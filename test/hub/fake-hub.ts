@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 /**
  * As much of the Hub as a pull sees, on 127.0.0.1: model info, paged listing, `/resolve/` with its redirect to another path
  * for small files and to another host (here: port) for large ones, gated and private repositories with the Hub's status,
- * codes and words. Compared with huggingface_hub 1.x, which downloads from it as from the real one.
+ * codes and words. Checked with huggingface_hub 2.4.0 (Python), which downloads from it and names its refusals as it does with the real one.
  */
 export interface FakeHub {
   readonly url: string
@@ -103,7 +103,10 @@ export async function startFakeHub(tokens: readonly string[] = []): Promise<Fake
         : refuse(response, 404, 'RepoNotFound', 'Repository not found')
     }
     const [, kind, revision = '', name = ''] = /^\/(revision|tree|resolve)\/([^/]+)(?:\/(.+))?$/.exec(rest) ?? []
-    if (kind === undefined) return sendFile(exchange)
+    if (kind === undefined) {
+      response.setHeader('x-repo-commit', /[0-9a-f]{40}/.exec(path)?.[0] ?? '')
+      return sendFile(exchange)
+    }
     const commit = revision === 'main' ? repository.main : decodeURIComponent(revision)
     const files = repository.commits.get(commit)
     if (files === undefined) return refuse(response, 404, 'RevisionNotFound', `Invalid rev id: ${revision}`)
@@ -189,7 +192,7 @@ export async function startFakeHub(tokens: readonly string[] = []): Promise<Fake
 export function sendFile({ file, headers, response }: Exchange): void {
   if (file === undefined) return void response.writeHead(404).end()
   const { bytes } = file
-  response.setHeader('etag', `"${sha256(bytes)}"`)
+  response.setHeader('etag', `"${bytes.length < LARGE_BYTES ? gitBlob(bytes) : sha256(bytes)}"`)
   response.setHeader('accept-ranges', 'bytes')
   const range = /^bytes=(\d+)-(\d*)$/.exec(headers.range ?? '')
   if (range === null) return void response.writeHead(200, { 'content-length': bytes.length }).end(bytes)
