@@ -1,5 +1,6 @@
 import { z } from 'zod'
-import { Engine } from './model/engine/engine.js'
+import { Engine, type EngineDescription } from './model/engine/engine.js'
+import type { EndEvent } from './model/engine/request.js'
 import { InvalidRequestError, PromptTooLongError } from './model/errors.js'
 import { openModel } from './model/open.js'
 import { parseModelSettings } from './model/settings.js'
@@ -68,7 +69,7 @@ export const Predictor = definePredictor({
       log: setupLog,
     })
     limitConcurrency(engine.slots)
-    log(engine.describe())
+    log(startLine(engine.describe()))
     return { engine, runtime }
   },
 
@@ -96,13 +97,16 @@ export const Predictor = definePredictor({
     } catch (error) {
       if (error instanceof PromptTooLongError)
         throw new InputError(input.messages ? 'messages' : 'prompt', error.message)
-      if (error instanceof InvalidRequestError) throw new InputError(error.field, error.message)
+      if (error instanceof InvalidRequestError) throw new InputError(inputName(error.field), error.message)
       throw error
     }
   },
 
   async *predict(_input, { engine }, { prepared, signal, metrics }) {
-    yield* engine.generate(prepared, { signal })
+    for await (const event of engine.generate(prepared, { signal })) {
+      if (event.type === 'text') yield event.text
+      else for (const [name, value] of Object.entries(receipt(event))) metrics.record(name, value)
+    }
   },
 
   async teardown({ engine, runtime }) {
@@ -115,4 +119,35 @@ export const Predictor = definePredictor({
 function stopSequences(value: string | readonly string[] | undefined): string[] {
   const list = typeof value === 'string' ? value.split(',') : (value ?? [])
   return list.filter((sequence) => sequence !== '')
+}
+
+/** What the Predictor knows of a run's cost in tokens and time; the server adds the seconds and the dollars. */
+function receipt(end: EndEvent): Record<string, number | string> {
+  const tokensPerSecond = (tokens: number, ms: number) => (ms > 0 ? { rate: (tokens / ms) * 1000 } : undefined)
+  const prefill = tokensPerSecond(end.promptTokens - end.cachedTokens, end.prefillMs)
+  const decode = tokensPerSecond(end.outputTokens - 1, end.decodeMs)
+  return {
+    input_token_count: end.promptTokens,
+    output_token_count: end.outputTokens,
+    ...(end.timeToFirstTokenMs === undefined ? {} : { time_to_first_token: end.timeToFirstTokenMs / 1000 }),
+    ...(prefill && { prefill_tokens_per_second: prefill.rate }),
+    ...(decode && { tokens_per_second: decode.rate }),
+    finish_reason: end.finishReason,
+    ended_by: end.endedBy,
+    seed: end.seed,
+  }
+}
+
+function startLine(engine: EngineDescription): string {
+  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`
+  return (
+    `${engine.model}: ${engine.dtype} on ${engine.device}, ${engine.threads} threads, ` +
+    `${engine.slots} slots with a context length of ${engine.contextLength} tokens; ` +
+    `${megabytes(engine.weightBytes)} of weights, ${megabytes(engine.cacheBytes)} of KV cache.`
+  )
+}
+
+/** The engine's name of a field → the input's. */
+function inputName(field: string): string {
+  return field === 'stop' ? 'stop_sequences' : field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 }
