@@ -174,7 +174,7 @@ export class IntegrityError extends ModelError {
   }
 }
 
-/** The disk is full. `path` is what was being written. */
+/** The disk is full. `path` is what was being written; `detail` says how much is needed and free, where that is known. */
 export class DiskFullError extends ModelError {
   readonly path: string
 
