@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import koffi, { type TypeObject } from 'koffi'
+import koffi, { type LibraryHandle, type TypeObject } from 'koffi'
 import { LibraryError } from '../errors.js'
 
 /** The API table that this code was written against; it only grows at its end, so later libraries have it too. */
@@ -16,6 +16,12 @@ const LIBRARY_FILES: Readonly<Record<string, string>> = {
   'darwin-arm64': 'darwin/arm64/libonnxruntime.1.dylib',
   'win32-x64': 'win32/x64/onnxruntime.dll',
 }
+
+/**
+ * Handles of this thread, held to its end: koffi unloads a library whose handle is collected, and the addresses that we
+ * took from its table would then lead nowhere.
+ */
+const held = new Map<string, LibraryHandle>()
 
 export interface Library {
   readonly path: string
@@ -66,7 +72,9 @@ export function loadLibrary(path: string = findLibrary()): Library {
 
   let getApiBase: () => bigint | null
   try {
-    getApiBase = koffi.load(path).func('OrtGetApiBase', 'void *', []) as () => bigint | null
+    const handle = held.get(path) ?? koffi.load(path)
+    held.set(path, handle)
+    getApiBase = handle.func('OrtGetApiBase', 'void *', []) as () => bigint | null
   } catch (error) {
     throw new LibraryError(`${path} cannot be loaded as ONNX Runtime: ${(error as Error).message}. ${MEND}`, {
       cause: error,

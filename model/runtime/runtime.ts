@@ -1,12 +1,15 @@
 import { constants } from 'node:buffer'
 import { stat } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
+import { resolve } from 'node:path'
 import { OrtError, OutOfMemoryError, RunCanceledError, RuntimeStoppedError } from '../errors.js'
 import { type Api, bindApi, pointerOut } from './api.js'
+import { cpuIdentity } from './cpu.js'
 import { elementSize, tensorBytes } from './element-type.js'
 import { findLibrary, loadLibrary } from './library.js'
 import type { BindingRun, Calls, Id, Kind, Ready } from './messages.js'
 import type { SharedBytes } from './native-tensor.js'
+import { discardPacked, findOrMakePacked } from './packed-cache.js'
 import type {
   Binding,
   Device,
@@ -45,6 +48,8 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
   const threads = options.threads ?? availableParallelism()
   if (!Number.isInteger(threads) || threads < 1) throw new RangeError(`threads is ${threads}; it must be 1 or more.`)
   const libraryPath = findLibrary()
+  // This thread has it first and last: it must not be unloaded with the worker, whose library has threads of its own.
+  const api = bindApi(loadLibrary(libraryPath))
   const { worker, ready } = await RuntimeWorker.start({
     libraryPath,
     threads,
@@ -53,8 +58,6 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
     memoryLimitBytes: options.memoryLimitBytes,
     tf32: options.tf32 ?? true,
   })
-  // The same library in the same process; this thread calls only what may be called while a run is in flight.
-  const api = bindApi(loadLibrary(libraryPath))
   return new WorkerRuntime({ worker, ready, api, threads, log: options.log })
 }
 
@@ -64,6 +67,8 @@ class WorkerRuntime implements Runtime {
   readonly threads: number
   readonly #worker: RuntimeWorker
   readonly #api: Api
+  readonly #build: string
+  readonly #log: RuntimeLog | undefined
   /** OrtRunOptions * of the runs that were asked for and not answered. */
   readonly #runs = new Set<bigint>()
   readonly #terminateAll = () => {
@@ -83,12 +88,43 @@ class WorkerRuntime implements Runtime {
     this.threads = parts.threads
     this.#worker = parts.worker
     this.#api = parts.api
+    this.#build = parts.ready.build
+    this.#log = parts.log
     // Node waits for its threads as it exits, so a run in flight would hold up the end of the process.
     process.on('exit', this.#terminateAll)
   }
 
-  async openSession({ model, config = {} }: SessionOptions): Promise<Session> {
+  async openSession({ model, load = 'plain', config = {} }: SessionOptions): Promise<Session> {
     if (typeof model === 'string') await stat(model)
+    const packable = load === 'packed' && typeof model === 'string' && this.device.kind === 'cpu'
+    return packable ? this.#openPacked(resolve(model), config) : this.#open(model, config)
+  }
+
+  async #openPacked(model: string, config: Readonly<Record<string, string>>): Promise<Session> {
+    const packed = await findOrMakePacked({
+      model,
+      library: `${this.version}, ${this.#build}`,
+      cpu: await cpuIdentity(),
+      config,
+      pack: async (save) => {
+        await this.#call('savePacked', { model, config, save })
+      },
+      log: this.#log,
+    })
+    if (packed === undefined) return this.#open(model, config)
+    try {
+      return await this.#open(packed, config)
+    } catch (error) {
+      if (!(error instanceof OrtError)) throw error
+      await discardPacked(packed)
+      this.#log?.warn(
+        `The packed copy ${packed} is broken and was removed; the next start makes it again: ${error.message}`,
+      )
+      return this.#open(model, config)
+    }
+  }
+
+  async #open(model: string | Uint8Array, config: Readonly<Record<string, string>>): Promise<Session> {
     const { id, inputs, outputs } = await this.#call('openSession', { model, config })
     return new RemoteSession(this.#call, id, inputs, outputs)
   }

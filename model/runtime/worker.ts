@@ -102,7 +102,7 @@ function entry(): URL {
   const source = import.meta.url.endsWith('.ts')
   const file = new URL(source ? './worker-main.ts' : './worker-main.js', import.meta.url)
   // tsx does not reach into threads by itself on Node 20; other loaders (tap's) are inherited by them.
-  const underTsx = process.execArgv.some((argument) => /[\\/]tsx[\\/]/.test(argument))
+  const underTsx = process.execArgv.some((argument) => /(^|[\\/=])tsx([\\/]|$)/.test(argument))
   if (!source || !underTsx) return file
   const tsx = import.meta.resolve('tsx/esm/api')
   const program = `import { register } from ${JSON.stringify(tsx)}; register(); await import(${JSON.stringify(file.href)})`

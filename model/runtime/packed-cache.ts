@@ -1,0 +1,259 @@
+import { createHash, randomBytes } from 'node:crypto'
+import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import type { SaveOptions } from './native-session.js'
+import type { RuntimeLog } from './types.js'
+
+/** Beside the model: `.packed/engine.onnx-<digest>/`, one folder for each library and kind of CPU. */
+const CACHE_FOLDER = '.packed'
+const TEMPORARY_PREFIX = '.incomplete-'
+const GRAPH_FILE = 'packed.onnx'
+const DATA_FILE = 'packed.onnx_data'
+const IDENTITY_FILE = 'packed.json'
+/** Raised when the files' meaning changes, so that older caches are made again. */
+const FORMAT = 1
+
+/** Saving takes minutes at worst: what is older than this was left by a process that died. */
+const ABANDONED_MS = 60 * 60 * 1000
+
+/** A saved model holds the weights as they were and as they are packed. Measured: 1.9 times the source at block 128. */
+const SAVED_SHARE = 2.5
+
+/** The graph is read whole to know its identity; real ones are some 70 KB, since their weights lie beside them. */
+const MAX_GRAPH_BYTES = 512 * 1024 * 1024
+
+/** What a packed model was made from and for. Where any of it differs, it is not to be used. */
+interface Identity {
+  readonly format: number
+  /** The files that it was made from. */
+  readonly source: {
+    readonly graphSha256: string
+    readonly manifestSha256: string | null
+    readonly weights: readonly { name: string; sizeBytes: number; modifiedMs: number }[]
+  }
+  /** Version and build of ONNX Runtime. */
+  readonly library: string
+  readonly cpu: string
+  readonly config: Readonly<Record<string, string>>
+}
+
+interface Manifest extends Identity {
+  /** Of the files that were written: a file of another size was cut short. */
+  readonly files: Readonly<Record<string, number>>
+}
+
+export interface PackedOptions {
+  /** The graph, in the folder of its external data. */
+  readonly model: string
+  readonly library: string
+  readonly cpu: string
+  readonly config: Readonly<Record<string, string>>
+  /** Has ONNX Runtime write the packed model. */
+  pack(save: SaveOptions): Promise<void>
+  readonly log: RuntimeLog | undefined
+}
+
+/**
+ * Finds the copy of a model that ONNX Runtime has packed for this CPU, or has it made.
+ *
+ * Packing costs seconds and a heap copy of all weights; a packed copy is mapped instead, and its pages are the system's to
+ * share and to drop. Any number of processes may do this at once: each writes into a folder of its own, and the first to
+ * rename it wins.
+ *
+ * @returns the path of the packed graph; undefined where there is none and none could be written, for a reason that was
+ *   logged: the model is then to be loaded as it is.
+ * @throws {OrtError} the model itself cannot be opened.
+ */
+export async function findOrMakePacked(options: PackedOptions): Promise<string | undefined> {
+  const identity = await identify(options)
+  const cache = join(dirname(options.model), CACHE_FOLDER)
+  const folder = join(cache, `${basename(options.model)}-${digest(identity)}`)
+  if (await isWhole(folder, identity)) return join(folder, GRAPH_FILE)
+  return make(options, identity, cache, folder)
+}
+
+/** Removes a packed model that proved to be broken, so that the next start makes it again. */
+export async function discardPacked(graphFile: string): Promise<void> {
+  await removeFolder(dirname(graphFile))
+}
+
+async function make(
+  options: PackedOptions,
+  identity: Identity,
+  cache: string,
+  folder: string,
+): Promise<string | undefined> {
+  const { log, model } = options
+  const started = performance.now()
+  const temporary = join(
+    cache,
+    `${TEMPORARY_PREFIX}${basename(model)}-${process.pid}-${randomBytes(6).toString('hex')}`,
+  )
+  try {
+    await mkdir(temporary, { recursive: true })
+    await assertRoom(cache, identity)
+  } catch (error) {
+    await removeFolder(temporary)
+    log?.warn(slowerLoad(model, error))
+    return undefined
+  }
+  log?.info(`Packing ${model} for this CPU, once; later starts map the result.`)
+  try {
+    await options.pack({ graphFile: join(temporary, GRAPH_FILE), dataFileName: DATA_FILE })
+    await seal(temporary, identity)
+    await publish(temporary, folder, identity)
+  } catch (error) {
+    await removeFolder(temporary)
+    log?.warn(slowerLoad(model, error))
+    return undefined
+  }
+  await sweep(cache, basename(model), identity, folder)
+  log?.info(`Packed ${model} into ${folder} in ${((performance.now() - started) / 1000).toFixed(1)} s.`)
+  return join(folder, GRAPH_FILE)
+}
+
+/** Checks that all was written, puts it on the disk, and says what it is. */
+async function seal(temporary: string, identity: Identity): Promise<void> {
+  const files: Record<string, number> = {}
+  for (const name of (await readdir(temporary)).sort()) {
+    // Without this a power cut could leave files of the right size that are empty: wrong answers, and no error.
+    const file = await open(join(temporary, name), 'r+')
+    try {
+      await file.sync()
+      files[name] = (await file.stat()).size
+    } finally {
+      await file.close()
+    }
+  }
+  await writeFile(join(temporary, IDENTITY_FILE), JSON.stringify({ ...identity, files } satisfies Manifest), {
+    flush: true,
+  } as object)
+}
+
+/** Gives the finished folder its name. Another process may have been faster: then its folder is taken. */
+async function publish(temporary: string, folder: string, identity: Identity): Promise<void> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      await rename(temporary, folder)
+      return
+    } catch (error) {
+      if (await isWhole(folder, identity)) {
+        await removeFolder(temporary)
+        return
+      }
+      // What lies there is broken. Twice, since another process may put one there meanwhile.
+      if (attempt === 2) throw error
+      await removeFolder(folder)
+    }
+  }
+}
+
+/** Removes packed copies of the same graph's file that nobody will use again, and what dead processes left. */
+async function sweep(cache: string, graphName: string, identity: Identity, keep: string): Promise<void> {
+  for (const name of await readdir(cache)) {
+    const folder = join(cache, name)
+    if (folder === keep) continue
+    if (name.startsWith(TEMPORARY_PREFIX)) {
+      const { mtimeMs } = await stat(folder).catch(() => ({ mtimeMs: Number.POSITIVE_INFINITY }))
+      if (Date.now() - mtimeMs > ABANDONED_MS) await removeFolder(folder)
+    } else if (name.startsWith(`${graphName}-`)) {
+      const other = await readManifest(folder)
+      // One for another kind of CPU stays: another machine may read the same disk.
+      const same = other && isSame(other.source, identity.source) && other.library === identity.library
+      if (!same) await removeFolder(folder)
+    }
+  }
+}
+
+async function identify({ model, library, cpu, config }: PackedOptions): Promise<Identity> {
+  const { size } = await stat(model)
+  if (size > MAX_GRAPH_BYTES) {
+    throw new RangeError(
+      `${model} has ${size} bytes; a graph to be packed keeps its weights in a file beside it, and has at most ${MAX_GRAPH_BYTES}.`,
+    )
+  }
+  const graph = await readFile(model)
+  const folder = dirname(model)
+  const manifest = await readFile(join(folder, 'manifest.json')).catch(() => undefined)
+  const weights = []
+  for (const name of externalFiles(graph)) {
+    const { size: sizeBytes, mtimeMs: modifiedMs } = await stat(join(folder, name))
+    weights.push({ name, sizeBytes, modifiedMs })
+  }
+  const source = { graphSha256: sha256(graph), manifestSha256: manifest ? sha256(manifest) : null, weights }
+  return { format: FORMAT, source, library, cpu, config }
+}
+
+/**
+ * The names of the files that hold a graph's weights. In the bytes of the graph each is a StringStringEntryProto
+ * (onnx.proto3): key (field 1) "location", value (field 2) the name. Found as such, without reading all of the graph.
+ */
+export function externalFiles(graph: Buffer): string[] {
+  const key = Buffer.from('\x0a\x08location\x12')
+  const names = new Set<string>()
+  for (let at = graph.indexOf(key); at !== -1; at = graph.indexOf(key, at + 1)) {
+    const start = at + key.length + 1
+    // Names of 128 bytes and more would need a second byte of length.
+    const length = graph[start - 1] ?? 0
+    if (length < 128) names.add(graph.toString('utf8', start, start + length))
+  }
+  return [...names].sort()
+}
+
+/** Whether a folder holds a packed model of this identity, whole. */
+async function isWhole(folder: string, identity: Identity): Promise<boolean> {
+  const manifest = await readManifest(folder)
+  if (!manifest) return false
+  const { files, ...found } = manifest
+  if (!isSame(found, identity) || !(GRAPH_FILE in files)) return false
+  for (const [name, size] of Object.entries(files)) {
+    const found = await stat(join(folder, name)).catch(() => undefined)
+    if (found?.size !== size) return false
+  }
+  return true
+}
+
+async function readManifest(folder: string): Promise<Manifest | undefined> {
+  try {
+    return JSON.parse(await readFile(join(folder, IDENTITY_FILE), 'utf8')) as Manifest
+  } catch {
+    return undefined
+  }
+}
+
+async function assertRoom(cache: string, { source }: Identity): Promise<void> {
+  const needed = source.weights.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) * SAVED_SHARE
+  const { bavail, bsize } = await statfs(cache)
+  const free = bavail * bsize
+  if (free < needed) {
+    throw new Error(`it needs up to ${megabytes(needed)} on the disk, which has ${megabytes(free)} free`)
+  }
+}
+
+/** A removal that fails (read-only, in use on Windows) harms nobody: what is left is found to be stale again. */
+async function removeFolder(folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true }).catch(() => {})
+}
+
+function slowerLoad(model: string, error: unknown): string {
+  return (
+    `${model} cannot be kept packed for this CPU, so each start loads it slower and holds its weights in private memory: ` +
+    `${error instanceof Error ? error.message : String(error)}`
+  )
+}
+
+function digest(identity: Identity): string {
+  return sha256(Buffer.from(JSON.stringify(identity))).slice(0, 16)
+}
+
+function isSame(one: unknown, other: unknown): boolean {
+  return JSON.stringify(one) === JSON.stringify(other)
+}
+
+function sha256(bytes: Buffer): string {
+  return createHash('sha256').update(bytes).digest('hex')
+}
+
+function megabytes(bytes: number): string {
+  return `${Math.ceil(bytes / 1e6)} MB`
+}
