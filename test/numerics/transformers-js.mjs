@@ -18,7 +18,11 @@ const model = await AutoModelForCausalLM.from_pretrained(path.basename(path.reso
 const shape = [1, ids.length]
 const output = await model.generate({
   inputs: new Tensor('int64', ids, shape),
-  attention_mask: new Tensor('int64', ids.map(() => 1n), shape),
+  attention_mask: new Tensor(
+    'int64',
+    ids.map(() => 1n),
+    shape,
+  ),
   max_new_tokens: Number(count),
   do_sample: false,
 })
