@@ -1,0 +1,337 @@
+import { LogitsError, RuntimeStoppedError } from '../errors.js'
+import type { ModelFolder } from '../folder.js'
+import type { ReportProgress } from '../progress.js'
+import type { Runtime, RuntimeLog } from '../runtime/types.js'
+import { KVCache } from './kv-cache.js'
+import { PromptMaker } from './prompt.js'
+import {
+  type EndedBy,
+  type GenerateEvent,
+  type GenerateRequest,
+  type PreparedRequest,
+  prepareRequest,
+  Request,
+} from './request.js'
+import { batchesOf, Runner } from './runner.js'
+import type { Candidates, SamplingRow } from './sampler.js'
+import { occupantsOf, Scheduler, type Step } from './scheduler.js'
+import { chooseSize } from './size.js'
+
+export interface EngineOptions {
+  readonly folder: ModelFolder
+  /** Stays the caller's: to be disposed after the engine. */
+  readonly runtime: Runtime
+  /** Requests that are generated at once. Fewer are made where memory does not hold their caches. */
+  readonly slots: number
+  /** T: tokens of prompt and answer together; by default, and at most, what the model was made for. */
+  readonly contextLength?: number
+  /** Most tokens of a prompt that are read between two steps of those who generate. */
+  readonly chunkTokens?: number
+  readonly log?: RuntimeLog
+  readonly progress?: ReportProgress
+  /** Milliseconds, monotonic. */
+  readonly now?: () => number
+  /** Bytes that caches may take together; by default what the system has left. */
+  readonly availableBytes?: number
+}
+
+/** What an engine is, for the log and for whoever asks the server. */
+export interface EngineDescription {
+  readonly model: string
+  readonly dtype: string
+  readonly device: string
+  readonly threads: number
+  readonly contextLength: number
+  readonly slots: number
+  readonly chunkTokens: number
+  readonly weightBytes: number
+  readonly cacheBytes: number
+}
+
+const DEFAULT_CHUNK_TOKENS = 256
+/** Of idle rows in a decode batch; two runs cost about as much as one with so many rows more. */
+const MAX_IDLE_ROWS = { cpu: 1, cuda: Number.POSITIVE_INFINITY } as const
+
+type GenerateStep = Step<Request>
+/** What a step gave each of its requests that was due a token: one, or the reason for none. */
+type Tokens = ReadonlyMap<Request, number | Error>
+
+/**
+ * Generates text for many requests at once. Here text becomes ids and ids become text; scheduler, runner and sampler see
+ * ids only.
+ */
+export class Engine implements AsyncDisposable {
+  readonly slots: number
+  readonly #folder: ModelFolder
+  readonly #prompts: PromptMaker
+  readonly #runner: Runner
+  readonly #cache: KVCache
+  readonly #scheduler: Scheduler<Request>
+  readonly #description: EngineDescription
+  readonly #now: () => number
+  readonly #loop: Promise<void>
+  /** All that have not ended. */
+  readonly #live = new Set<Request>()
+  /** Those whose caller left while their step ran: they end with it. */
+  readonly #leaving = new Set<Request>()
+  #running: { readonly step: GenerateStep; readonly abort: AbortController } | undefined
+  #wake = () => {}
+  #closing = false
+  #disposed: Promise<void> | undefined
+
+  private constructor(options: EngineOptions, parts: EngineParts) {
+    const { description } = parts
+    this.slots = description.slots
+    this.#folder = options.folder
+    this.#prompts = parts.prompts
+    this.#runner = parts.runner
+    this.#cache = parts.cache
+    this.#description = description
+    this.#now = options.now ?? (() => performance.now())
+    this.#scheduler = new Scheduler({
+      slots: description.slots,
+      slotTokens: description.contextLength,
+      chunkTokens: description.chunkTokens,
+      maxIdleRows: MAX_IDLE_ROWS[options.runtime.device.kind],
+    })
+    this.#loop = this.#serve().catch((error: unknown) => this.#failAll(error))
+  }
+
+  /**
+   * Loads tokenizer and model, makes the caches, and runs a first step, so that no request pays for it.
+   *
+   * @throws {SettingsError} `CONTEXT_LENGTH`: longer than the model was made for, or memory does not hold one slot.
+   * @throws {ModelFolderError} tokenizer or chat template cannot be used.
+   * @throws {OrtError} ONNX Runtime refuses the model.
+   */
+  static async open(options: EngineOptions): Promise<Engine> {
+    const { folder, runtime, progress } = options
+    const { notice, ...size } = chooseSize({ availableBytes: availableBytes(runtime, folder), ...options })
+    if (notice !== undefined) options.log?.warn(notice)
+    const chunkTokens = Math.min(options.chunkTokens ?? DEFAULT_CHUNK_TOKENS, size.slotTokens)
+    const steps = ['tokenizer', 'caches', 'weights', 'first step']
+    const report = (done: number) => progress?.({ phase: 'load model', done, total: steps.length, unit: 'steps' })
+
+    report(0)
+    const prompts = await PromptMaker.open(folder)
+    report(1)
+    const cache = await KVCache.create(runtime, { config: folder.config, type: folder.activationType, ...size })
+    report(2)
+    try {
+      const runner = await Runner.open({ runtime, folder, cache, chunkTokens, ...size })
+      report(3)
+      await warmUp(runner, folder.config.bosTokenId)
+      report(4)
+      const description = {
+        model: folder.path,
+        dtype: folder.weightDtype,
+        device: runtime.device.kind,
+        threads: runtime.threads,
+        contextLength: size.slotTokens,
+        slots: size.slots,
+        chunkTokens,
+        weightBytes: folder.weightBytes,
+        cacheBytes: cache.byteLength,
+      }
+      return new Engine(options, { prompts, runner, cache, description })
+    } catch (error) {
+      await cache[Symbol.asyncDispose]()
+      throw error
+    }
+  }
+
+  describe(): EngineDescription {
+    return this.#description
+  }
+
+  /**
+   * Text → ids: applies the model's chat template, or with `raw` takes the prompt as it is.
+   *
+   * @throws {InvalidRequestError} a value cannot be served; `field` names it as GenerateRequest does.
+   * @throws {PromptTooLongError} the prompt leaves no room for one token in a slot.
+   */
+  async prepare(request: GenerateRequest): Promise<PreparedRequest> {
+    return prepareRequest(request, await this.#prompts.ids(request), this.#description.contextLength)
+  }
+
+  /**
+   * Generates the answer: text events as the steps give text, then one end event. The request is queued with the first
+   * `next()`, and served in that order.
+   *
+   * @param options.signal  ends it with `canceled`: in the queue or between steps at once; while its prompt is read by ending
+   *   the run; while a token is made for it and others when that step is through. Leaving the iteration early does the same.
+   *   Either way its slot is free when the generator has ended.
+   * @throws {OrtError} {LogitsError} its step failed. Pieces that were given stay valid; other requests go on.
+   * @throws {RuntimeStoppedError} the engine, or the runtime under it, was disposed.
+   */
+  async *generate(
+    prepared: PreparedRequest,
+    options: { readonly signal?: AbortSignal } = {},
+  ): AsyncGenerator<GenerateEvent, void, undefined> {
+    if (this.#closing) throw new RuntimeStoppedError('The engine was disposed.')
+    const request = new Request({
+      prepared,
+      vocabulary: this.#prompts.tokenizer,
+      endTokenIds: this.#folder.endTokenIds,
+      now: this.#now,
+    })
+    const leave = () => this.#leave(request)
+    this.#live.add(request)
+    this.#scheduler.add(request)
+    options.signal?.addEventListener('abort', leave, { once: true })
+    if (options.signal?.aborted) leave()
+    this.#wake()
+    try {
+      yield* request.events()
+    } finally {
+      options.signal?.removeEventListener('abort', leave)
+      leave()
+      await request.closed
+    }
+  }
+
+  /** Ends all requests with `canceled`, then frees caches and sessions. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#disposed ??= this.#dispose()
+    return this.#disposed
+  }
+
+  async #dispose(): Promise<void> {
+    this.#closing = true
+    for (const request of this.#live) this.#leave(request)
+    this.#wake()
+    await this.#loop
+    await this.#runner[Symbol.asyncDispose]()
+    await this.#cache[Symbol.asyncDispose]()
+  }
+
+  /** The loop: choose the step, run it, apply what it gave. */
+  async #serve(): Promise<void> {
+    while (!this.#closing) {
+      const step = this.#scheduler.next((request) => request.start())
+      if (step === undefined) await this.#work()
+      else this.#apply(step, await this.#run(step))
+    }
+  }
+
+  /** Resolves when there may be something to do. */
+  #work(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve
+    })
+  }
+
+  async #run(step: GenerateStep): Promise<Tokens> {
+    const abort = new AbortController()
+    this.#running = { step, abort }
+    try {
+      const due = step.kind === 'prefill' && !step.last ? [] : occupantsOf(step)
+      const rows = due.map((request) => request.sampler.row())
+      const candidates = await this.#runner.run(batchesOf(step, this.#scheduler.slots), rows, abort.signal)
+      return await this.#sample(due, rows, candidates)
+    } catch (error) {
+      const reason = error instanceof Error ? error : new Error(String(error))
+      return new Map(occupantsOf(step).map((request) => [request, reason]))
+    }
+  }
+
+  /** Candidates → tokens. Nearly always those at hand will do; the model's logits stay for more until its next run. */
+  async #sample(
+    requests: readonly Request[],
+    rows: readonly SamplingRow[],
+    candidates: readonly Candidates[],
+  ): Promise<Tokens> {
+    const tokens = new Map<Request, number | Error>()
+    const undecided: number[] = []
+    for (const [index, request] of requests.entries()) {
+      const token = choose(request, candidates[index]!)
+      if (token === undefined) undecided.push(index)
+      else tokens.set(request, token)
+    }
+    for (const index of undecided) {
+      const request = requests[index]!
+      let known = candidates[index]!.values.length
+      while (!tokens.has(request)) {
+        const more = await this.#runner.widen(index, rows[index]!, known)
+        const token = choose(request, more)
+        if (token !== undefined) tokens.set(request, token)
+        known = more.values.length
+      }
+    }
+    return tokens
+  }
+
+  #apply(step: GenerateStep, tokens: Tokens): void {
+    this.#running = undefined
+    this.#scheduler.advance(step)
+    for (const request of occupantsOf(step)) {
+      const token = tokens.get(request)
+      if (this.#leaving.has(request)) this.#finish(request, 'canceled')
+      else if (token instanceof Error) this.#finish(request, token)
+      else if (token !== undefined) {
+        const endedBy = request.accept(token)
+        if (endedBy !== undefined) this.#finish(request, endedBy)
+      }
+    }
+  }
+
+  #leave(request: Request): void {
+    if (request.ended) return
+    if (this.#running === undefined || !occupantsOf(this.#running.step).includes(request)) {
+      this.#finish(request, 'canceled')
+      return
+    }
+    this.#leaving.add(request)
+    // A decode step is short, and others wait for it too.
+    if (this.#running.step.kind === 'prefill') this.#running.abort.abort()
+  }
+
+  #finish(request: Request, how: EndedBy | Error): void {
+    this.#scheduler.remove(request)
+    this.#live.delete(request)
+    this.#leaving.delete(request)
+    if (how instanceof Error) request.fail(how)
+    else request.end(how)
+  }
+
+  /** The loop itself has broken: nobody shall wait for it. */
+  #failAll(error: unknown): void {
+    this.#closing = true
+    for (const request of this.#live) {
+      this.#finish(request, error instanceof Error ? error : new Error(String(error)))
+    }
+  }
+}
+
+interface EngineParts {
+  readonly prompts: PromptMaker
+  readonly runner: Runner
+  readonly cache: KVCache
+  readonly description: EngineDescription
+}
+
+/** Left to the rest of the process. */
+const RESERVED_BYTES = 256 * 2 ** 20
+
+/** What the system, or the container, would give this process for caches once the weights are in memory. */
+function availableBytes(runtime: Runtime, folder: ModelFolder): number {
+  // A GPU's memory is not known here; where it does not do, making the caches fails.
+  if (runtime.device.kind === 'cuda') return Number.POSITIVE_INFINITY
+  return process.availableMemory() - folder.weightBytes - RESERVED_BYTES
+}
+
+/** Both kinds of steps once: memory is taken from the system, and the weights are read, at the first of each. */
+async function warmUp(runner: Runner, id: number): Promise<void> {
+  const row = { temperature: 1, penalty: 1, edits: new Map(), candidates: 1 }
+  await runner.run([{ first: 0, ids: [[id, id]], lengths: [0], wanted: [0] }], [row])
+  await runner.run([{ first: 0, ids: [[id]], lengths: [2], wanted: [0] }], [row])
+}
+
+function choose(request: Request, candidates: Candidates): number | Error | undefined {
+  try {
+    return request.sampler.choose(candidates)
+  } catch (error) {
+    if (error instanceof LogitsError) return error
+    throw error
+  }
+}

@@ -1,0 +1,284 @@
+import type { ModelFolder } from '../folder.js'
+import type { Binding, Runtime, Session, TensorType } from '../runtime/types.js'
+import type { KVCache } from './kv-cache.js'
+import type { Candidates, SamplingRow } from './sampler.js'
+import { buildSamplingGraph } from './sampling-graph.js'
+import type { Step } from './scheduler.js'
+import type { Occupant, Slot } from './slot.js'
+import { Views } from './views.js'
+
+/** Neighbouring rows of the cache, and the tokens that they get. */
+export interface Batch {
+  /** First row of the cache. */
+  readonly first: number
+  /** One list of S ids for each of the B rows; B or S is 1. */
+  readonly ids: readonly (readonly number[])[]
+  /** Tokens of each row that the cache holds before. */
+  readonly lengths: readonly number[]
+  /** Rows whose last token gets logits, rising, from 0. */
+  readonly wanted: readonly number[]
+}
+
+/** A request, as far as a run sees it. */
+interface Sequence extends Occupant {
+  /** Prompt and answer. */
+  readonly sequence: readonly number[]
+}
+
+/** @param slots  all of the cache, in its order. */
+export function batchesOf<R extends Sequence>(step: Step<R>, slots: readonly Slot<R>[]): Batch[] {
+  if (step.kind === 'prefill') {
+    const { slot, tokens, last } = step
+    const ids = slot.occupant!.sequence.slice(slot.length, slot.length + tokens)
+    return [{ first: slot.index, ids: [ids], lengths: [slot.length], wanted: last ? [0] : [] }]
+  }
+  return step.windows.map(({ first, rows, slots: decoding }) => {
+    const all = slots.slice(first, first + rows)
+    return {
+      first,
+      // An idle row gets any token: it is written behind what the row holds, and its logits are not computed.
+      ids: all.map((slot) => [decoding.includes(slot) ? slot.occupant!.sequence[slot.length]! : 0]),
+      lengths: all.map((slot) => slot.length),
+      wanted: decoding.map((slot) => slot.index - first),
+    }
+  })
+}
+
+export interface RunnerOptions {
+  readonly runtime: Runtime
+  readonly folder: ModelFolder
+  readonly cache: KVCache
+  readonly slots: number
+  /** T */
+  readonly slotTokens: number
+  readonly chunkTokens: number
+}
+
+/** Candidates that are fetched for each row at first, of which the smallest that will do is taken; one row may get more. */
+const FIRST_CANDIDATES = [64, 512]
+const CANDIDATES_FACTOR = 8
+/** Edits of a row are filled up to a power of it, so that a run's shapes are few. */
+const EDITS_BASE = 4
+
+/** Runs steps of the model, and the sampling graph on the logits where they lie. */
+export class Runner implements AsyncDisposable {
+  readonly #runtime: Runtime
+  readonly #cache: KVCache
+  readonly #vocabSize: number
+  readonly #model: Session
+  readonly #sampling: Session
+  readonly #samplingBinding: Binding
+  readonly #windows = new Map<string, Promise<Binding>>()
+  readonly #tensors: RunnerTensors
+
+  private constructor(
+    options: RunnerOptions,
+    model: Session,
+    sampling: Session,
+    binding: Binding,
+    tensors: RunnerTensors,
+  ) {
+    this.#runtime = options.runtime
+    this.#cache = options.cache
+    this.#vocabSize = options.folder.config.vocabSize
+    this.#model = model
+    this.#sampling = sampling
+    this.#samplingBinding = binding
+    this.#tensors = tensors
+  }
+
+  /** Loads the model. @throws {OrtError} ONNX Runtime refuses the graph. */
+  static async open(options: RunnerOptions): Promise<Runner> {
+    const { runtime, folder } = options
+    const load = 'plain' as 'plain' | 'packed'
+    const model = await runtime.openSession({ model: folder.engineModel, load })
+    const sampling = await runtime.openSession({ model: buildSamplingGraph(folder.activationType) })
+    const binding = await runtime.createBinding(sampling)
+    return new Runner(options, model, sampling, binding, await createTensors(options))
+  }
+
+  /**
+   * Runs the model on one or more batches, and the sampling graph on the logits of all of them.
+   *
+   * @param rows  one for each wanted row, in the order of the batches. None: no logits are computed.
+   * @param signal  ends the run.
+   * @returns candidates in the order of `rows`. They lie in memory that the next call reuses.
+   * @throws {RunCanceledError} `signal` fired. Rows from `lengths` on are undefined, so the same step may be run again.
+   * @throws {OrtError} ONNX Runtime refused the run. The same holds.
+   */
+  async run(batches: readonly Batch[], rows: readonly SamplingRow[], signal?: AbortSignal): Promise<Candidates[]> {
+    const bindings = await this.#bindModel(batches)
+    if (rows.length === 0) {
+      await this.#runtime.run(bindings, signal)
+      return []
+    }
+    const wanted = Math.max(...rows.map((row) => row.candidates))
+    const count = FIRST_CANDIDATES.find((size) => size >= wanted) ?? FIRST_CANDIDATES.at(-1)!
+    const candidates = Math.min(count, this.#vocabSize)
+    bindings.push(await this.#bindSampling(rows, 0, candidates))
+    await this.#runtime.run(bindings, signal)
+    return rows.map((_, row) => this.#read(row, candidates))
+  }
+
+  /**
+   * More candidates for one row of the last run, for which those at hand did not do. Overwrites the candidates of all rows.
+   * @param index  of the row in the last run
+   * @param known  how many it had
+   */
+  async widen(index: number, row: SamplingRow, known: number): Promise<Candidates> {
+    const candidates = Math.min(known * CANDIDATES_FACTOR, this.#vocabSize)
+    await this.#runtime.run([await this.#bindSampling([row], index, candidates)])
+    return this.#read(0, candidates)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const binding of await Promise.allSettled(this.#windows.values())) {
+      if (binding.status === 'fulfilled') await binding.value[Symbol.asyncDispose]()
+    }
+    await this.#samplingBinding[Symbol.asyncDispose]()
+    for (const tensor of Object.values(this.#tensors)) await tensor[Symbol.asyncDispose]()
+    await this.#sampling[Symbol.asyncDispose]()
+    await this.#model[Symbol.asyncDispose]()
+  }
+
+  async #bindModel(batches: readonly Batch[]): Promise<Binding[]> {
+    const { inputIds, lastPositions, totalLength, logitRows, logits } = this.#tensors
+    const ids = elements(inputIds, BigInt64Array)
+    const positions = elements(lastPositions, Int32Array)
+    const gathered = elements(logitRows, BigInt64Array)
+    const ends = batches.flatMap((batch) => batch.ids.map((row, index) => batch.lengths[index]! + row.length))
+    elements(totalLength, Int32Array)[0] = Math.max(...ends)
+
+    const bindings: Binding[] = []
+    let [idCount, rowCount, logitCount] = [0, 0, 0]
+    for (const { first, ids: batchIds, lengths, wanted } of batches) {
+      const [B, S, R] = [batchIds.length, batchIds[0]!.length, wanted.length]
+      for (const [index, id] of batchIds.flat().entries()) ids[idCount + index] = BigInt(id)
+      for (const [row, length] of lengths.entries()) positions[rowCount + row] = length + S - 1
+      for (const [index, row] of wanted.entries()) gathered[logitCount + index] = BigInt(row * S + S - 1)
+
+      const binding = await this.#window(first, B)
+      binding.bindInput('input_ids', await inputIds.view([B, S], idCount))
+      binding.bindInput('seqlens_k', await lastPositions.view([B], rowCount))
+      binding.bindInput('total_sequence_length', await totalLength.view([]))
+      binding.bindInput('logit_rows', await logitRows.view([R], logitCount))
+      binding.bindOutput('logits', await logits.view([R, this.#vocabSize], logitCount * this.#vocabSize))
+      bindings.push(binding)
+      idCount += B * S
+      rowCount += B
+      logitCount += R
+    }
+    return bindings
+  }
+
+  /** A binding with the cache's rows bound for good; what a step feeds is bound anew each time. */
+  #window(first: number, rows: number): Promise<Binding> {
+    const name = `${first}+${rows}`
+    const known = this.#windows.get(name)
+    if (known !== undefined) return known
+    const created = this.#createWindow(first, rows)
+    this.#windows.set(name, created)
+    return created
+  }
+
+  async #createWindow(first: number, rows: number): Promise<Binding> {
+    const binding = await this.#runtime.createBinding(this.#model)
+    for (const [name, tensor] of await this.#cache.window(first, rows)) {
+      binding.bindInput(`past_key_values.${name}`, tensor)
+      binding.bindOutput(`present.${name}`, tensor)
+    }
+    return binding
+  }
+
+  /** @param firstLogits  row of the logits that belongs to rows[0]. */
+  async #bindSampling(rows: readonly SamplingRow[], firstLogits: number, candidates: number): Promise<Binding> {
+    const { editIds, editAdd, penalty, temperature, count, logits, values, ids, mass } = this.#tensors
+    const R = rows.length
+    const P = editsOf(Math.max(...rows.map((row) => row.edits.size)))
+    fillEdits(rows, P, elements(editIds, Int32Array), elements(editAdd, Float32Array))
+    elements(penalty, Float32Array).set(rows.map((row) => row.penalty))
+    elements(temperature, Float32Array).set(rows.map((row) => row.temperature))
+    elements(count, BigInt64Array)[0] = BigInt(candidates)
+
+    const binding = this.#samplingBinding
+    binding.bindInput('logits', await logits.view([R, this.#vocabSize], firstLogits * this.#vocabSize))
+    binding.bindInput('edit_ids', await editIds.view([R, P]))
+    binding.bindInput('edit_add', await editAdd.view([R, P]))
+    binding.bindInput('penalty', await penalty.view([R, 1]))
+    binding.bindInput('temperature', await temperature.view([R, 1]))
+    binding.bindInput('k', await count.view([1]))
+    binding.bindOutput('values', await values.view([R, candidates]))
+    binding.bindOutput('ids', await ids.view([R, candidates]))
+    binding.bindOutput('mass', await mass.view([R, 1]))
+    return binding
+  }
+
+  #read(row: number, candidates: number): Candidates {
+    const [start, end] = [row * candidates, (row + 1) * candidates]
+    return {
+      values: elements(this.#tensors.values, Float32Array).subarray(start, end),
+      ids: elements(this.#tensors.ids, BigInt64Array).subarray(start, end),
+      mass: elements(this.#tensors.mass, Float32Array)[row]!,
+      vocabSize: this.#vocabSize,
+    }
+  }
+}
+
+type RunnerTensors = Awaited<ReturnType<typeof createTensors>>
+
+/** All that goes into a run and comes out of it, at its largest; each run uses views. */
+async function createTensors({ runtime, folder, slots, slotTokens, chunkTokens }: RunnerOptions) {
+  const { vocabSize: V } = folder.config
+  const edits = slots * editsOf(slotTokens + folder.endTokenIds.length)
+  const candidates = Math.max(slots * FIRST_CANDIDATES.at(-1)!, V)
+  const host = async (type: TensorType, size: number) =>
+    new Views(await runtime.createTensor({ type, shape: [size], place: 'host' }))
+  const logits = await runtime.createTensor({ type: folder.activationType, shape: [slots, V], place: 'device' })
+  return {
+    inputIds: await host('i64', Math.max(slots, chunkTokens)),
+    lastPositions: await host('i32', slots),
+    totalLength: await host('i32', 1),
+    logitRows: await host('i64', slots),
+    logits: new Views(logits),
+    editIds: await host('i32', edits),
+    editAdd: await host('f32', edits),
+    penalty: await host('f32', slots),
+    temperature: await host('f32', slots),
+    count: await host('i64', 1),
+    values: await host('f32', candidates),
+    ids: await host('i64', candidates),
+    mass: await host('f32', slots),
+  }
+}
+
+/** P for that many edits: a graph's row has at least one. */
+function editsOf(count: number): number {
+  let size = 1
+  while (size < count) size *= EDITS_BASE
+  return size
+}
+
+/** Rows [R,P]. What a row has too little is filled up with its first edit once more, which then is written twice. */
+function fillEdits(rows: readonly SamplingRow[], P: number, ids: Int32Array, adds: Float32Array): void {
+  for (const [row, { edits }] of rows.entries()) {
+    const [firstId, firstAdd] = edits.entries().next().value ?? [0, 0]
+    ids.fill(firstId, row * P, (row + 1) * P)
+    adds.fill(firstAdd, row * P, (row + 1) * P)
+    let at = row * P
+    for (const [id, add] of edits) {
+      ids[at] = id
+      adds[at++] = add
+    }
+  }
+}
+
+type ElementArray = BigInt64Array | Int32Array | Float32Array
+interface ElementArrayType<T extends ElementArray> {
+  readonly BYTES_PER_ELEMENT: number
+  new (buffer: ArrayBufferLike, byteOffset: number, length: number): T
+}
+
+function elements<T extends ElementArray>({ tensor }: Views, Type: ElementArrayType<T>): T {
+  const { bytes } = tensor
+  return new Type(bytes.buffer, bytes.byteOffset, bytes.byteLength / Type.BYTES_PER_ELEMENT)
+}

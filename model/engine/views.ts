@@ -1,0 +1,34 @@
+import type { Tensor } from '../runtime/types.js'
+
+const ELEMENT_BYTES = { f32: 4, f16: 2, bf16: 2, i64: 8, i32: 4, u8: 1, i8: 1, bool: 1 } as const
+
+/**
+ * A tensor of which each run uses a part, in a shape of its own. A part's view is made once and kept, so they must be few:
+ * batch sizes, lengths of a chunk, powers of a base.
+ */
+export class Views implements AsyncDisposable {
+  readonly tensor: Tensor
+  readonly #views = new Map<string, Promise<Tensor>>()
+
+  constructor(tensor: Tensor) {
+    this.tensor = tensor
+  }
+
+  /** @param offset  in elements. */
+  view(shape: readonly number[], offset = 0): Promise<Tensor> {
+    const name = `${shape.join('x')}+${offset}`
+    const known = this.#views.get(name)
+    if (known !== undefined) return known
+    const view = this.tensor.view(shape, offset * ELEMENT_BYTES[this.tensor.type])
+    this.#views.set(name, view)
+    return view
+  }
+
+  /** Frees the views, then the tensor. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const view of await Promise.allSettled(this.#views.values())) {
+      if (view.status === 'fulfilled') await view.value[Symbol.asyncDispose]()
+    }
+    await this.tensor[Symbol.asyncDispose]()
+  }
+}
