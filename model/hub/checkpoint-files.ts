@@ -1,7 +1,18 @@
 import { HubError } from '../errors.js'
 
 const NEEDED = ['config.json', 'tokenizer.json', 'tokenizer_config.json']
-const OPTIONAL = ['generation_config.json', 'special_tokens_map.json', 'tokenizer.model']
+/** Read, or copied into the export, where they are there. */
+const OPTIONAL = [
+  'generation_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'chat_template.jinja',
+  'tokenizer.model',
+  'LICENSE',
+  'LICENSE.txt',
+  'NOTICE',
+  'NOTICE.txt',
+]
 const SINGLE = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
 const SHARD = /^model-\d{5}-of-\d{5}\.safetensors$/

@@ -19,12 +19,17 @@ export function fakeClock(startMs = Date.parse('2026-01-01T00:00:00Z')): FakeClo
 
   const watch = (signal?: AbortSignal) =>
     new Promise<void>((resolve, reject) => {
-      if (silent) setImmediate(resolve)
-      else watching.add(resolve)
-      signal?.addEventListener('abort', () => {
-        watching.delete(resolve)
-        reject(signal.reason)
-      })
+      const wake = () => {
+        signal?.removeEventListener('abort', end)
+        resolve()
+      }
+      const end = () => {
+        watching.delete(wake)
+        reject(signal?.reason)
+      }
+      signal?.addEventListener('abort', end)
+      if (silent) setImmediate(wake)
+      else watching.add(wake)
     })
 
   return {
