@@ -19,8 +19,8 @@ const SHARD = /^model-\d{5}-of-\d{5}\.safetensors$/
 
 /**
  * Picks what the exporter reads from the files of a repository's top folder: the configuration, the tokenizer, and one copy
- * of the weights (safetensors, in one file or sharded). GGUF, PyTorch pickles, adapters and folders stay on the Hub: for
- * gemma-2b-it that is 5 GB instead of 15.
+ * of the weights (safetensors, in one file or sharded). GGUF, PyTorch pickles, adapters and folders stay on the Hub:
+ * they would be the same weights again.
  *
  * @returns names, in the order of `names`. Where the weights are there both whole and sharded, it takes the whole file, as
  *   Hugging Face's own loader does.
