@@ -40,7 +40,7 @@ export class PredictorHost {
           }
           this.#concurrency = max
         },
-        log: (line) => void this.#post({ type: 'log', line }),
+        log: (line, level = 'info') => void this.#post({ type: 'log', line, level }),
         progress: (report) => void this.#post({ type: 'progress', report }),
       })
       this.#post({

@@ -3,8 +3,9 @@ import type { AddressInfo } from 'node:net'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
+import type { ServerSettings } from './config.js'
 import type { SetupProgress } from './predictor.js'
-import type { Schedule } from './service.js'
+import type { Schedule, Service } from './service.js'
 import { WorkerProcess } from './worker.js'
 
 export interface StartOptions {
@@ -51,7 +52,34 @@ export async function startServer(options: StartOptions): Promise<RunningServer>
   }
 }
 
-async function listen(worker: WorkerProcess, options: StartOptions): Promise<RunningServer> {
+/** Predictions without HTTP, for whoever runs one from the command line. */
+export interface RunningService extends AsyncDisposable {
+  readonly service: Service
+}
+
+/**
+ * Starts the process that hosts the Predictor, and the service over it, but no server. Disposing it ends both.
+ *
+ * @throws {SettingError} a setting or cog.yaml is wrong. No process is left.
+ */
+export async function startService(options: StartOptions): Promise<RunningService> {
+  const worker = new WorkerProcess({ env: options.env })
+  try {
+    const { service } = await createService(worker, options)
+    return { service, [Symbol.asyncDispose]: () => worker.stop(GRACE_MS) }
+  } catch (error) {
+    worker.kill()
+    throw error
+  }
+}
+
+interface ServiceParts {
+  readonly service: Service
+  readonly settings: ServerSettings
+  readonly log: Logger
+}
+
+async function createService(worker: WorkerProcess, options: StartOptions): Promise<ServiceParts> {
   const [{ parseServerSettings, priceOf, readCogYaml }, { Service }, { pino }] = await Promise.all([
     import('./config.js'),
     import('./service.js'),
@@ -68,6 +96,11 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     now: () => performance.now(),
     ...(options.onProgress && { onProgress: options.onProgress }),
   })
+  return { service, settings, log }
+}
+
+async function listen(worker: WorkerProcess, options: StartOptions): Promise<RunningServer> {
+  const { service, settings, log } = await createService(worker, options)
   // Last, since it is the slowest to load: the child has its work by now.
   const { createApp } = await import('./app.js')
   const app = createApp({ service, log, schedule })

@@ -1,4 +1,4 @@
-import type { LogSource, MetricMode, SetupProgress } from './predictor.js'
+import type { LogSource, MetricMode, SetupLogLevel, SetupProgress } from './predictor.js'
 
 /**
  * What crosses the border between the server and the process that hosts the Predictor. All of it is plain JSON: that
@@ -22,7 +22,7 @@ export interface PredictMessage {
 
 /** From the worker. `batch` carries what all runs did in one turn of its event loop, in order. */
 export type FromWorker =
-  | { readonly type: 'log'; readonly line: string }
+  | { readonly type: 'log'; readonly line: string; readonly level: SetupLogLevel }
   | { readonly type: 'progress'; readonly report: SetupProgress }
   | ReadyMessage
   | { readonly type: 'setup-failed'; readonly reason: string }

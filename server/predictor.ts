@@ -35,6 +35,8 @@ export interface SetupProgress {
   readonly unit: string
 }
 
+export type SetupLogLevel = 'info' | 'warn'
+
 /** What `setup` gets. */
 export interface SetupContext {
   /** Fires when the server stops before setup is over. */
@@ -43,8 +45,8 @@ export interface SetupContext {
   readonly concurrency: number
   /** Lowers that number, for example where memory is short. @throws {RangeError} outside 1 … `concurrency`. */
   limitConcurrency(max: number): void
-  /** One line for the server's log and for `setup.logs` in /health-check. */
-  log(line: string): void
+  /** One line for the server's log, at this level (default `info`), and for `setup.logs` in /health-check. */
+  log(line: string, level?: SetupLogLevel): void
   progress(report: SetupProgress): void
 }
 

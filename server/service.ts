@@ -214,7 +214,7 @@ export class Service {
         this.#setup = { startedAt: new Date(), status: 'starting', logs: '' }
         return
       case 'log':
-        log.info({ source: 'setup' }, event.line)
+        log[event.level]({ source: 'setup' }, event.line)
         this.#setup = { ...this.#setup, logs: `${this.#setup.logs}[predictor] ${event.line}\n` }
         return
       case 'progress':
