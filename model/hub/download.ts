@@ -16,6 +16,8 @@ export interface DownloadOptions {
   readonly open: (from: number, signal: AbortSignal) => Promise<Response>
   /** Called with the bytes of this file that are there, often. Goes back where a download starts anew. */
   readonly onBytes: (bytes: number) => void
+  /** Called while an earlier process's part is read for the hash: so many bytes of so many. It may be gigabytes. */
+  readonly onCheck: (bytes: number, total: number) => void
   readonly clock: Clock
   readonly signal: AbortSignal
   readonly log: (line: string) => void
@@ -46,9 +48,10 @@ export async function downloadFile(file: RemoteFile, options: DownloadOptions): 
   const path = `${target}.incomplete`
   const wanted = `${file.hash.algorithm} ${file.hash.hex}`
   for (let round = 1; ; round++) {
-    const partial = await storing(path, () => PartialFile.open(path, file))
+    const partial = await storing(path, () => PartialFile.open(path, file, options))
     let found: string
     try {
+      options.signal.throwIfAborted()
       found = await receive(file, partial, options)
       if (found === wanted) await storing(path, () => partial.flush())
     } finally {
@@ -143,8 +146,8 @@ class PartialFile {
     this.#hash = startHash(file)
   }
 
-  /** Takes up what an earlier process left, reading it once for the hash. */
-  static async open(path: string, file: RemoteFile): Promise<PartialFile> {
+  /** Takes up what an earlier process left, reading it once for the hash; where `signal` fires, not to its end. */
+  static async open(path: string, file: RemoteFile, options: DownloadOptions): Promise<PartialFile> {
     const handle = await open(path, constants.O_RDWR | constants.O_CREAT)
     const partial = new PartialFile(handle, path, file)
     try {
@@ -155,6 +158,8 @@ class PartialFile {
         for await (const chunk of handle.createReadStream({ start: 0, end: size - 1, autoClose: false })) {
           partial.#hash.update(chunk)
           partial.#bytes += chunk.length
+          options.onCheck(partial.#bytes, size)
+          if (options.signal.aborted) break
         }
       }
     } catch (error) {

@@ -150,7 +150,7 @@ export class HubRepository {
             return bounded(response, url.host, alive)
           })
         } catch (error) {
-          await retries.waitAfter(error, `${url.host}`)
+          await retries.waitAfter(error, `${this.#options.id} at revision ${revision}`)
         }
       }
     }

@@ -68,9 +68,12 @@ export class Retries {
     this.#failures++
     if (this.#failures >= limit) {
       const times = limit > 1 ? `, ${limit} times in a row` : ''
-      throw new HubError(`${what}: ${error.message}${times}. Try again later: what has arrived is kept.`, {
-        cause: error,
-      })
+      throw new HubError(
+        `${what}: ${error.message}${times}. Check the network and HF_ENDPOINT, and try again: what has arrived is kept.`,
+        {
+          cause: error,
+        },
+      )
     }
     if (error.waitMs !== undefined && error.waitMs > MAX_WAIT_MS) {
       throw new HubError(

@@ -35,7 +35,7 @@ export interface PullOptions extends FindOptions {
   readonly endpoint?: string
   readonly token?: string
   readonly fetch?: typeof globalThis.fetch
-  /** Phases `download` and `wait for another download`, in bytes. */
+  /** Phases `download`, `check what is there` and `wait for another download`, in bytes. */
   readonly report?: ReportProgress
   /** One line on what a user should know and need not act on: a retry, a wait, a snapshot used although the Hub is away. */
   readonly log?: (line: string) => void
@@ -236,6 +236,9 @@ class Pull {
         onBytes: (bytes) => {
           present.set(file.name, bytes)
           this.#options.report?.({ phase: 'download', done: sum([...present.values()]), total, unit: 'bytes' })
+        },
+        onCheck: (done, total) => {
+          this.#options.report?.({ phase: 'check what is there', done, total, unit: 'bytes' })
         },
         clock: this.#clock,
         signal: this.#signal,

@@ -38,7 +38,7 @@ t.test('a cut connection is taken up again at the byte that was reached', async 
 })
 
 t.test('gives up after five cuts without progress, and the next pull goes on where it stood', async (t) => {
-  const { hub, pull, home, commit, clock } = await scene(t)
+  const { hub, pull, home, commit, clock, reports } = await scene(t)
   hub.intercept = (exchange) => {
     if (exchange.file?.name !== SHARD) return false
     sendPart(exchange, 50_000, 'cut')
@@ -48,7 +48,7 @@ t.test('gives up after five cuts without progress, and the next pull goes on whe
   t.type(error, HubError)
   t.match(
     error.message,
-    /^model-00001-of-00002\.safetensors \(50\.0 kB of 300 kB\): .*5 times in a row\. Try again later/,
+    /^model-00001-of-00002\.safetensors \(50\.0 kB of 300 kB\): .*5 times in a row\. Check the network and HF_ENDPOINT, and try again: what has arrived is kept\.$/,
   )
   t.equal(clock.pauses.length, 4)
   t.notOk(existsSync(join(home, commit)), 'nothing looks whole')
@@ -56,6 +56,7 @@ t.test('gives up after five cuts without progress, and the next pull goes on whe
   t.notOk(existsSync(join(home, `${commit}.lock`)))
 
   hub.intercept = () => false
+  reports.length = 0
   const asked = hub.requests.length
   const { path } = await pull()
   t.ok((await readFile(join(path, SHARD))).equals(noise(300_000, 'shard 1')))
@@ -64,6 +65,26 @@ t.test('gives up after five cuts without progress, and the next pull goes on whe
     again.map((request) => [request.path, request.headers.range]),
     [[`/${ID}/resolve/${commit}/${SHARD}`, 'bytes=50000-']],
   )
+  t.match(
+    reports.find((report) => report.phase === 'check what is there'),
+    { done: 50_000, total: 50_000 },
+    'reading the part for its hash is shown as well',
+  )
+})
+
+t.test('the signal ends the reading of an earlier part as well', async (t) => {
+  const { hub, pull, home, commit } = await scene(t)
+  const part = join(home, `${commit}.partial`, `${SHARD}.incomplete`)
+  await mkdir(join(home, `${commit}.partial`), { recursive: true })
+  await writeFile(part, noise(300_000, 'shard 1').subarray(0, 200_000))
+  const controller = new AbortController()
+  const reason = new Error('enough')
+  const report = ({ phase }: Progress) => {
+    if (phase === 'check what is there') controller.abort(reason)
+  }
+  t.equal(await failure(pull({ signal: controller.signal, report })), reason)
+  t.equal((await readFile(part)).length, 200_000)
+  t.notOk(hub.requests.some((request) => request.path.endsWith(SHARD)))
 })
 
 t.test('failures are counted anew after real progress', async (t) => {

@@ -18,7 +18,8 @@ t.test('each failure in a row waits about twice as long, and the last is final',
   t.match(lines[0], /^config\.json: the line is down\. Trying again in \d\.\d s\.$/)
   await t.rejects(retries.waitAfter(error, 'config.json'), {
     name: 'HubError',
-    message: 'config.json: the line is down, 4 times in a row. Try again later: what has arrived is kept.',
+    message:
+      'config.json: the line is down, 4 times in a row. Check the network and HF_ENDPOINT, and try again: what has arrived is kept.',
     cause: error,
   })
   t.equal(lines.length, 3)
