@@ -275,7 +275,7 @@ t.test('a partial file that is damaged on the disk is noticed and downloaded fro
 })
 
 t.test('a partial file with all its bytes, or with too many, needs no luck', async (t) => {
-  const { hub, pull, home, commit } = await scene(t)
+  const { hub, pull, home, commit, lines } = await scene(t)
   const partial = join(home, `${commit}.partial`)
   await mkdir(partial, { recursive: true })
   await writeFile(join(partial, `${SHARD}.incomplete`), noise(300_000, 'shard 1'))
@@ -284,6 +284,7 @@ t.test('a partial file with all its bytes, or with too many, needs no luck', asy
   t.ok((await readFile(join(path, 'tokenizer.json'))).equals(noise(17_000, 'tokenizer')))
   t.ok((await readFile(join(path, SHARD))).equals(noise(300_000, 'shard 1')))
   t.notOk(hub.requests.some((request) => request.path.endsWith(SHARD)))
+  t.strictSame(lines, [], 'and no alarm')
 })
 
 t.test('a busy Hub is asked again when it says, and not before', async (t) => {
