@@ -19,9 +19,6 @@ export interface CogRoutesOptions {
 /** Cog's limit for a request's body. */
 export const BODY_LIMIT_BYTES = 104_857_600
 
-// Cog names no charset; Fastify's `type()` would add one.
-const JSON_TYPE = 'application/json'
-
 /** Adds Cog's routes. Paths are matched exactly: a trailing slash or another letter case is another path. */
 export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): void {
   const { service } = options
@@ -31,7 +28,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
 
   app.get('/health-check', async (_request, reply) =>
     // Not sorted: Cog's order is part of this answer, and its only one.
-    reply.header('content-type', JSON_TYPE).send(JSON.stringify(healthBody(await service.health()))),
+    sendText(reply, JSON.stringify(healthBody(await service.health()))),
   )
 
   app.get('/openapi.json', (_request, reply) => {
@@ -140,9 +137,14 @@ function timestamp(date: Date): string {
   return date.toISOString().replace('Z', '000000+00:00')
 }
 
-/** Sends a JSON answer as Cog does: sorted keys, no charset. */
+/** Sends a JSON answer as Cog does, with sorted keys. */
 export function sendJson(reply: FastifyReply, body: unknown): FastifyReply {
-  return reply.header('content-type', JSON_TYPE).send(stringifySorted(body))
+  return sendText(reply, stringifySorted(body))
+}
+
+/** As bytes: Cog names no charset, and Fastify would add one to a text. */
+function sendText(reply: FastifyReply, json: string): FastifyReply {
+  return reply.header('content-type', 'application/json').send(Buffer.from(json))
 }
 
 /**
@@ -201,11 +203,21 @@ async function readBody(request: IncomingMessage, limit: number): Promise<Buffer
   return Buffer.concat(chunks, size)
 }
 
+const WEBHOOK_EVENTS: ReadonlySet<unknown> = new Set(['start', 'output', 'logs', 'completed'])
+
 /** Fields that are not known are ignored, whatever their type. */
 function parseEnvelope(body: unknown): Envelope {
   if (!isObject(body)) throw wrongShape('', body, 'struct PredictionRequest')
-  const { id, input, context = {} } = body
+  const { id, input, context = {}, webhook, webhook_events_filter: events = [] } = body
   if (id !== undefined && id !== null && typeof id !== 'string') throw wrongShape('id: ', id, 'a string')
+  // Shapes only: nothing calls webhooks yet.
+  if (webhook !== undefined && webhook !== null && typeof webhook !== 'string') {
+    throw wrongShape('webhook: ', webhook, 'a string')
+  }
+  if (!Array.isArray(events)) throw wrongShape('webhook_events_filter: ', events, 'a sequence')
+  for (const event of events) {
+    if (!WEBHOOK_EVENTS.has(event)) throw wrongShape('webhook_events_filter: ', event, [...WEBHOOK_EVENTS].join(' or '))
+  }
   if (!isObject(context)) throw wrongShape('context: ', context, 'a map')
   for (const [name, value] of Object.entries(context)) {
     if (typeof value !== 'string') throw wrongShape(`context.${name}: `, value, 'a string')

@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
-import { dirname, extname, join, resolve } from 'node:path'
+import { dirname, extname, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { PRICES } from './cost.js'
@@ -132,8 +132,8 @@ function moduleFile(cogFile: string, reference: string): string {
   const compiled = `${reference.slice(0, -extname(reference).length)}.js`
   const candidates =
     extname(import.meta.url) === '.ts'
-      ? [join(folder, reference)]
-      : [join(folder, 'dist', compiled), join(folder, compiled)]
+      ? [resolve(folder, reference)]
+      : [resolve(folder, 'dist', compiled), resolve(folder, compiled)]
   const found = candidates.find((file) => existsSync(file))
   if (found === undefined) {
     throw new SettingError(cogFile, `${cogFile} names ${reference}, but there is no ${candidates.join(' and no ')}.`)

@@ -1,8 +1,13 @@
 /** How deep arrays and objects in a request may be nested: what Cog's JSON library takes. */
-export const MAX_JSON_DEPTH = 128
+export const MAX_JSON_DEPTH = 127
 
 /** A text is not JSON, or is nested too deep. The message says what and, where known, where. */
-export class JsonError extends Error {}
+export class JsonError extends Error {
+  constructor(message: string) {
+    super(message)
+    this.name = 'JsonError'
+  }
+}
 
 /**
  * Reads a request's JSON.
@@ -47,23 +52,21 @@ function parseText(text: string): unknown {
   }
 }
 
-/** V8's message quotes the text around the error, which may be a prompt: only the place is kept. */
-function reasonOf(error: SyntaxError, text: string): string {
-  const position = /position (\d+)/.exec(error.message)?.[1]
-  if (position === undefined) return `unexpected end at character ${text.length}`
-  return `unexpected token at character ${position}`
+/** V8's message quotes the text around the error, which may be a prompt: only what and where is kept. */
+function reasonOf({ message }: SyntaxError, text: string): string {
+  if (message.startsWith('Unexpected end')) return `unexpected end at character ${text.length}`
+  const position = /at position (\d+)/.exec(message)?.[1]
+  return position === undefined ? 'unexpected token' : `unexpected token at character ${position}`
 }
 
 /** Walks without recursion, so that no depth can exhaust the stack. */
 function isDeeperThan(value: unknown, limit: number): boolean {
-  let level = [value]
-  for (let depth = 0; level.length > 0; depth++) {
+  let level = typeof value === 'object' && value !== null ? [value] : []
+  for (let depth = 1; level.length > 0; depth++) {
     if (depth > limit) return true
-    const next: unknown[] = []
+    const next: object[] = []
     for (const item of level) {
-      if (typeof item === 'object' && item !== null) {
-        for (const child of Object.values(item)) if (typeof child === 'object' && child !== null) next.push(child)
-      }
+      for (const child of Object.values(item)) if (typeof child === 'object' && child !== null) next.push(child)
     }
     level = next
   }

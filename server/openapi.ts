@@ -86,7 +86,10 @@ function choiceType(values: readonly unknown[]): 'string' | 'integer' | 'number'
 
 /** `max_new_tokens` → `Max New Tokens`. */
 function titleOf(name: string): string {
-  return name.replace(/_/g, ' ').replace(/\p{L}+/gu, (word) => word[0]!.toUpperCase() + word.slice(1).toLowerCase())
+  return name
+    .split('_')
+    .map((word) => word.charAt(0).toUpperCase() + word.slice(1))
+    .join(' ')
 }
 
 const FIXED_SCHEMAS: Readonly<Record<string, JsonSchema>> = {

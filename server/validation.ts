@@ -12,7 +12,8 @@ export type CheckedInput =
  * `nullable` (Cog refuses it there, although its own schema allows it). Text must be well-formed Unicode and numbers
  * finite: Cog refuses such a body as a whole, without naming the field.
  *
- * @returns problems by input name in alphabetical order, missing ones last in the order of `required`.
+ * @returns problems by input name in alphabetical order, for one input in the alphabetical order of the keywords that it
+ *   breaks; missing inputs last, in the order of `required`.
  * Source: recorded answers of Cog 0.23.1; the wording is that of the Rust crate `jsonschema`.
  */
 export function checkInput(value: unknown, document: OpenApiDocument): CheckedInput {
@@ -71,7 +72,7 @@ function violations(subject: Subject): Violation[] {
   if (schema.type && !isOfType(value, schema.type)) refuse(`${quote(value)} is not of type "${schema.type}"`)
   else if (typeof value === 'number') checkNumber(value, schema, refuse)
   else if (typeof value === 'string') checkText(value, schema, refuse)
-  else if (Array.isArray(value)) found.push(...checkList(value, subject, refuse))
+  else if (Array.isArray(value)) found.push(...checkList(value, subject))
   else if (typeof value === 'object' && value !== null) found.push(...checkObject(value, subject, refuse))
   return found
 }
@@ -83,8 +84,8 @@ function isOfType(value: unknown, type: NonNullable<JsonSchema['type']>): boolea
     case 'object':
       return typeof value === 'object' && value !== null && !Array.isArray(value)
     case 'integer':
-      // JSON has one kind of number, so 5.0 is an integer. One that a double cannot hold exactly would change silently.
-      return Number.isSafeInteger(value)
+      // JSON has one kind of number, so 5.0 is an integer.
+      return Number.isInteger(value)
     case 'number':
       return Number.isFinite(value)
     default:
@@ -94,6 +95,11 @@ function isOfType(value: unknown, type: NonNullable<JsonSchema['type']>): boolea
 
 function checkNumber(value: number, schema: JsonSchema, refuse: (msg: string) => void): void {
   const { minimum, maximum } = schema
+  const outside = (maximum !== undefined && value > maximum) || (minimum !== undefined && value < minimum)
+  if (schema.type === 'integer' && !outside && !Number.isSafeInteger(value)) {
+    // JSON.parse has rounded it already: the model would silently get another number than was sent.
+    refuse(`${value} is beyond ±${Number.MAX_SAFE_INTEGER}, where integers are no longer exact`)
+  }
   if (minimum !== undefined && value < minimum) refuse(`${value} is less than the minimum of ${minimum}`)
   if (maximum !== undefined && value > maximum) refuse(`${value} is greater than the maximum of ${maximum}`)
   if (schema.exclusiveMinimum && value === minimum) {
@@ -113,29 +119,33 @@ function checkText(value: string, schema: JsonSchema, refuse: (msg: string) => v
   const { minLength, maxLength, pattern } = schema
   // Characters, as JSON Schema counts them, not UTF-16 units.
   const length = minLength === undefined && maxLength === undefined ? 0 : [...value].length
-  if (minLength !== undefined && length < minLength) {
-    refuse(`${quote(value)} is shorter than ${minLength} ${plural(minLength, 'character')}`)
-  }
   if (maxLength !== undefined && length > maxLength) {
     refuse(`${quote(value)} is longer than ${maxLength} ${plural(maxLength, 'character')}`)
+  }
+  if (minLength !== undefined && length < minLength) {
+    refuse(`${quote(value)} is shorter than ${minLength} ${plural(minLength, 'character')}`)
   }
   if (pattern !== undefined && !new RegExp(pattern, 'u').test(value)) {
     refuse(`${quote(value)} does not match ${quote(pattern)}`)
   }
 }
 
-function checkList(value: readonly unknown[], subject: Subject, refuse: (msg: string) => void): Violation[] {
+function checkList(value: readonly unknown[], subject: Subject): Violation[] {
   const { items, minItems, maxItems } = subject.schema
-  if (minItems !== undefined && value.length < minItems) {
-    refuse(`${quote(value)} has less than ${minItems} ${plural(minItems, 'item')}`)
-  }
+  const found =
+    items === undefined
+      ? []
+      : value.flatMap((item, index) =>
+          violations({ ...subject, value: item, schema: items, path: `${subject.path}/${index}` }),
+        )
+  const refuse = (msg: string) => found.push({ path: subject.path, msg })
   if (maxItems !== undefined && value.length > maxItems) {
     refuse(`${quote(value)} has more than ${maxItems} ${plural(maxItems, 'item')}`)
   }
-  if (items === undefined) return []
-  return value.flatMap((item, index) =>
-    violations({ ...subject, value: item, schema: items, path: `${subject.path}/${index}` }),
-  )
+  if (minItems !== undefined && value.length < minItems) {
+    refuse(`${quote(value)} has less than ${minItems} ${plural(minItems, 'item')}`)
+  }
+  return found
 }
 
 function checkObject(value: object, subject: Subject, refuse: (msg: string) => void): Violation[] {

@@ -55,3 +55,6 @@ function chunk(prompt: string, i: number, mode: 'plain' | 'upper' | 'reverse'): 
   if (mode === 'reverse') word = [...word].reverse().join('')
   return i === 0 ? word : ` ${word}`
 }
+
+/** The same without streams. */
+export const NoStream = { ...Predictor, streaming: false }

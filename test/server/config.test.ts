@@ -1,0 +1,89 @@
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { parseServerSettings, priceOf, readCogYaml, serverSettings } from '../../server/config.js'
+import { costOf, PRICES } from '../../server/cost.js'
+
+t.test('without variables the defaults hold, and an empty variable is none', async (t) => {
+  const defaults = {
+    PORT: 5000,
+    HOST: '127.0.0.1',
+    HARDWARE: 'cpu',
+    LOG_LEVEL: 'info',
+    DRAIN_SECONDS: 25,
+  }
+  t.strictSame(parseServerSettings({}), defaults)
+  t.strictSame(parseServerSettings({ PORT: '', HARDWARE_PRICE: '', UNKNOWN: 'x' }), defaults)
+})
+
+t.test('variables are read as what they are', async (t) => {
+  const env = { PORT: '0', HOST: '0.0.0.0', HARDWARE: 'gpu-l40s-2x', HARDWARE_PRICE: '1e-3', DRAIN_SECONDS: '0.5' }
+  t.match(parseServerSettings(env), { ...env, PORT: 0, HARDWARE_PRICE: 0.001, DRAIN_SECONDS: 0.5 })
+})
+
+t.test('a bad setting is named with its value and its range', async (t) => {
+  const bad: [string, string, string][] = [
+    ['PORT', 'http', 'PORT is "http", but must be a whole number from 0 to 65535.'],
+    ['PORT', '65536', 'PORT is "65536", but must be a whole number from 0 to 65535.'],
+    ['PORT', '-1', 'PORT is "-1", but must be a whole number from 0 to 65535.'],
+    ['PORT', '50.5', 'PORT is "50.5", but must be a whole number from 0 to 65535.'],
+    ['PORT', ' ', 'PORT is " ", but must be a whole number from 0 to 65535.'],
+    ['HARDWARE', 'gpu', `HARDWARE is "gpu", but must be one of ${[...PRICES.keys()].join(', ')}.`],
+    ['HARDWARE_PRICE', '-1', 'HARDWARE_PRICE is "-1", but must be a number from 0 to 1.'],
+    ['HARDWARE_PRICE', 'NaN', 'HARDWARE_PRICE is "NaN", but must be a number from 0 to 1.'],
+    ['HARDWARE_PRICE', 'Infinity', 'HARDWARE_PRICE is "Infinity", but must be a number from 0 to 1.'],
+    ['LOG_LEVEL', 'loud', 'LOG_LEVEL is "loud", but must be one of trace, debug, info, warn, error, fatal, silent.'],
+    ['DRAIN_SECONDS', '1h', 'DRAIN_SECONDS is "1h", but must be a number from 0 to 3600.'],
+  ]
+  for (const [setting, value, message] of bad) {
+    t.throws(() => parseServerSettings({ [setting]: value }), { name: 'SettingError', setting, message })
+  }
+})
+
+t.test('every setting says what it means and what it may be', async (t) => {
+  for (const [name, schema] of Object.entries(serverSettings.shape)) {
+    t.ok(schema.description, name)
+    t.ok(schema.meta()?.range, name)
+  }
+})
+
+t.test('the price is that of the hardware, unless one is given', async (t) => {
+  t.equal(priceOf({ HARDWARE: 'gpu-l40s' }), 0.000975)
+  t.equal(priceOf({ HARDWARE: 'gpu-h100-8x' }), 0.0122)
+  t.equal(priceOf({ HARDWARE: 'cpu', HARDWARE_PRICE: 0 }), 0)
+  t.equal(costOf(2.87, 0.000975), 0.00279825)
+  t.equal(costOf(0.1, 0.0007), 0.00007, 'without the noise of binary fractions')
+})
+
+t.test("cog.yaml names the Predictor and how many run at once, in Cog's own schema", async (t) => {
+  const folder = t.testdir({
+    'predict.ts': '',
+    'cog.yaml': 'build:\n  gpu: true\nimage: r8.im/x/y\npredict: "predict.ts:Predictor"\nconcurrency:\n  max: 4\n',
+    'run.yaml': 'run: predict.ts:Runner\n',
+  })
+  const file = join(folder, 'predict.ts')
+  t.strictSame(readCogYaml(join(folder, 'cog.yaml')), { file, name: 'Predictor', concurrency: 4 })
+  t.strictSame(readCogYaml(join(folder, 'run.yaml')), { file, name: 'Runner', concurrency: 1 })
+})
+
+t.test('a cog.yaml that cannot be used is refused with file, field and what is wanted', async (t) => {
+  const bad: Record<string, [string, RegExp]> = {
+    empty: ['', /expected object/],
+    unnamed: ['build: {}\n', /must name the Predictor: predict: "predict.ts:Predictor"/],
+    python: ['predict: predict.py:Predictor\n', /predict: must be "file.ts:Name"/],
+    zero: ['predict: p.ts:P\nconcurrency: {max: 0}\n', /concurrency.max: .*>=1/],
+    broken: ['predict: [\n', /cannot be read as YAML/],
+    absent: ['predict: nowhere.ts:P\n', /names nowhere.ts, but there is no .*nowhere.ts/],
+  }
+  const folder = t.testdir(Object.fromEntries(Object.entries(bad).map(([name, [text]]) => [`${name}.yaml`, text])))
+  for (const [name, [, message]] of Object.entries(bad)) {
+    const setting = join(folder, `${name}.yaml`)
+    t.throws(() => readCogYaml(setting), { name: 'SettingError', setting, message }, name)
+  }
+  t.throws(() => readCogYaml(join(folder, 'none.yaml')), { message: /none.yaml cannot be read as YAML: ENOENT/ })
+})
+
+t.test("the repository's own cog.yaml has the parts that the server reads", async (t) => {
+  const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+  t.match(readCogYaml(join(root, 'cog.yaml')), { file: join(root, 'predict.ts'), name: 'Predictor', concurrency: 4 })
+})
