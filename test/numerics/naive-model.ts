@@ -1,8 +1,11 @@
 import type { ModelFolder } from '../../model/folder.js'
 import type { Place, Runtime, Session, Tensor, TensorType } from '../../model/runtime/types.js'
 
+/** 'engine' is engine.onnx, 'portable' model.onnx, which other programs run. */
+type Graph = 'engine' | 'portable'
+
 /**
- * The engine's graph, run the plain way: one sequence, a cache of its own, no batches, no reuse. What it says is what the
+ * A graph of an export, run the plain way: one sequence, a cache of its own, no batches, no reuse. What it says is what the
  * engine must say as well.
  */
 export class NaiveModel implements AsyncDisposable {
@@ -11,24 +14,27 @@ export class NaiveModel implements AsyncDisposable {
   readonly #vocabSize: number
   readonly #caches: { name: string; tensor: Tensor }[]
   readonly #capacity: number
+  readonly #graph: Graph
   #length = 0
 
   private constructor(
     runtime: Runtime,
     session: Session,
     caches: { name: string; tensor: Tensor }[],
-    sizes: { vocabSize: number; capacity: number },
+    about: { vocabSize: number; capacity: number; graph: Graph },
   ) {
     this.#runtime = runtime
     this.#session = session
     this.#caches = caches
-    this.#vocabSize = sizes.vocabSize
-    this.#capacity = sizes.capacity
+    this.#vocabSize = about.vocabSize
+    this.#capacity = about.capacity
+    this.#graph = about.graph
   }
 
-  static async open(runtime: Runtime, folder: ModelFolder): Promise<NaiveModel> {
+  static async open(runtime: Runtime, folder: ModelFolder, graph: Graph = 'engine'): Promise<NaiveModel> {
     const { layers, kvHeads, headSize, maxPositions, vocabSize } = folder.config
-    const session = await runtime.openSession({ model: folder.engineModel, load: 'plain' })
+    const model = graph === 'engine' ? folder.engineModel : folder.portableModel
+    const session = await runtime.openSession({ model, load: 'plain' })
     const caches = []
     for (let layer = 0; layer < layers; layer++) {
       for (const part of ['key', 'value']) {
@@ -39,7 +45,7 @@ export class NaiveModel implements AsyncDisposable {
         })
       }
     }
-    return new NaiveModel(runtime, session, caches, { vocabSize, capacity: maxPositions })
+    return new NaiveModel(runtime, session, caches, { vocabSize, capacity: maxPositions, graph })
   }
 
   /** Forgets the sequence. What lies in the cache stays there, as in a slot that is used again. */
@@ -47,7 +53,10 @@ export class NaiveModel implements AsyncDisposable {
     this.#length = 0
   }
 
-  /** Appends tokens [S] to the sequence; returns the logits of each [S][V]. */
+  /**
+   * Appends tokens [S] to the sequence.
+   * @returns the logits [S][V] of each; the portable graph has only those of the last, [1][V]
+   */
   async append(tokens: readonly number[]): Promise<Float32Array[]> {
     const S = tokens.length
     const length = this.#length + S
@@ -68,25 +77,29 @@ export class NaiveModel implements AsyncDisposable {
       binding.bindInput(name, tensor)
     }
     await input('input_ids', 'i64', [1, S], tokens)
-    await input('seqlens_k', 'i32', [1], [length - 1])
-    await input('total_sequence_length', 'i32', [], [this.#capacity])
-    await input(
-      'logit_rows',
-      'i64',
-      [S],
-      tokens.map((_, row) => row),
-    )
+    const rows = this.#graph === 'engine' ? tokens.map((_, row) => row) : [0]
+    if (this.#graph === 'engine') {
+      await input('seqlens_k', 'i32', [1], [length - 1])
+      await input('total_sequence_length', 'i32', [], [this.#capacity])
+      await input('logit_rows', 'i64', [S], rows)
+    } else {
+      await input('attention_mask', 'i64', [1, length], new Array(length).fill(1))
+    }
     for (const { name, tensor } of this.#caches) {
       binding.bindInput(`past_key_values.${name}`, tensor)
       binding.bindOutput(`present.${name}`, tensor)
     }
-    const logits = await create('f32', [S, this.#vocabSize], 'device')
+    const logits = await create(
+      'f32',
+      this.#graph === 'engine' ? [S, this.#vocabSize] : [1, 1, this.#vocabSize],
+      'device',
+    )
     binding.bindOutput('logits', logits)
     await this.#runtime.run([binding])
     this.#length = length
     const bytes = logits.bytes.slice()
     for (const tensor of tensors) await tensor[Symbol.asyncDispose]()
-    return tokens.map((_, row) => new Float32Array(bytes.buffer, row * this.#vocabSize * 4, this.#vocabSize))
+    return rows.map((row) => new Float32Array(bytes.buffer, row * this.#vocabSize * 4, this.#vocabSize))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

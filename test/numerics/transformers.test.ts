@@ -6,7 +6,7 @@ import { openRuntime } from '../../model/runtime/runtime.js'
 import { argmax, largestDifference, NaiveModel } from './naive-model.js'
 import { copyCheckpoint, randomFixtures, readReference } from './reference.js'
 
-/** Both sides compute in f32 and differ in the order of their sums only: 2e-6 was seen, on logits of up to 10. */
+/** Both sides compute in f32 and differ in the order of their sums only: 7e-5 was seen, on logits of up to 10. */
 const TOLERANCE = 1e-3
 
 const runtime = await openRuntime({ device: 'cpu', threads: 1 })
