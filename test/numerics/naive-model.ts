@@ -1,4 +1,5 @@
-import type { ModelFolder } from '../../model/folder.js'
+import { f16Table } from '../../model/export/half.js'
+import type { ActivationType, ModelFolder } from '../../model/folder.js'
 import type { Place, Runtime, Session, Tensor, TensorType } from '../../model/runtime/types.js'
 
 /** 'engine' is engine.onnx, 'portable' model.onnx, which other programs run. */
@@ -15,13 +16,14 @@ export class NaiveModel implements AsyncDisposable {
   readonly #caches: { name: string; tensor: Tensor }[]
   readonly #capacity: number
   readonly #graph: Graph
+  readonly #type: ActivationType
   #length = 0
 
   private constructor(
     runtime: Runtime,
     session: Session,
     caches: { name: string; tensor: Tensor }[],
-    about: { vocabSize: number; capacity: number; graph: Graph },
+    about: { vocabSize: number; capacity: number; graph: Graph; type: ActivationType },
   ) {
     this.#runtime = runtime
     this.#session = session
@@ -29,10 +31,12 @@ export class NaiveModel implements AsyncDisposable {
     this.#vocabSize = about.vocabSize
     this.#capacity = about.capacity
     this.#graph = about.graph
+    this.#type = about.type
   }
 
   static async open(runtime: Runtime, folder: ModelFolder, graph: Graph = 'engine'): Promise<NaiveModel> {
     const { layers, kvHeads, headSize, maxPositions, vocabSize } = folder.config
+    const type = folder.activationType
     const model = graph === 'engine' ? folder.engineModel : folder.portableModel
     const session = await runtime.openSession({ model, load: 'plain' })
     const caches = []
@@ -41,11 +45,11 @@ export class NaiveModel implements AsyncDisposable {
         const shape = [1, kvHeads, maxPositions, headSize]
         caches.push({
           name: `${layer}.${part}`,
-          tensor: await runtime.createTensor({ type: 'f32', shape, place: 'device' }),
+          tensor: await runtime.createTensor({ type, shape, place: 'device' }),
         })
       }
     }
-    return new NaiveModel(runtime, session, caches, { vocabSize, capacity: maxPositions, graph })
+    return new NaiveModel(runtime, session, caches, { vocabSize, capacity: maxPositions, graph, type })
   }
 
   /** Forgets the sequence. What lies in the cache stays there, as in a slot that is used again. */
@@ -89,23 +93,27 @@ export class NaiveModel implements AsyncDisposable {
       binding.bindInput(`past_key_values.${name}`, tensor)
       binding.bindOutput(`present.${name}`, tensor)
     }
-    const logits = await create(
-      'f32',
-      this.#graph === 'engine' ? [S, this.#vocabSize] : [1, 1, this.#vocabSize],
-      'device',
-    )
+    const shape = this.#graph === 'engine' ? [S, this.#vocabSize] : [1, 1, this.#vocabSize]
+    const logits = await create(this.#type, shape, 'device')
     binding.bindOutput('logits', logits)
     await this.#runtime.run([binding])
     this.#length = length
-    const bytes = logits.bytes.slice()
+    const values = floats(logits.bytes.slice().buffer, this.#type)
     for (const tensor of tensors) await tensor[Symbol.asyncDispose]()
-    return rows.map((row) => new Float32Array(bytes.buffer, row * this.#vocabSize * 4, this.#vocabSize))
+    return rows.map((row) => values.subarray(row * this.#vocabSize, (row + 1) * this.#vocabSize))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { tensor } of this.#caches) await tensor[Symbol.asyncDispose]()
     await this.#session[Symbol.asyncDispose]()
   }
+}
+
+/** bf16 is missing because ONNX Runtime does not run it on the CPU. */
+function floats(buffer: ArrayBufferLike, type: ActivationType): Float32Array {
+  if (type === 'f32') return new Float32Array(buffer)
+  const table = f16Table()
+  return Float32Array.from(new Uint16Array(buffer), (half) => table[half]!)
 }
 
 export function argmax(values: Float32Array): number {

@@ -2,8 +2,8 @@ import { cp, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import t from 'tap'
 import { Checkpoint } from '../../model/export/checkpoint.js'
-import { exportModel } from '../../model/export/export.js'
-import { dequantizeBlocks, quantizeBlocks } from '../../model/export/quantize.js'
+import { type ExportFormat, exportModel } from '../../model/export/export.js'
+import { type BlockFormat, dequantizeBlocks, quantizeBlocks } from '../../model/export/quantize.js'
 import { type ModelFolder, openModelFolder } from '../../model/folder.js'
 import { ModelProto } from '../../model/onnx/proto.js'
 import { openRuntime } from '../../model/runtime/runtime.js'
@@ -21,6 +21,9 @@ const TOLERANCE = 1e-3
  */
 const INT8_TOLERANCE = 0.08
 
+/** Exports for CUDA, run on the CPU: everything is rounded to f16 on the way. See cuda-export.test.ts. */
+const F16_TOLERANCE = 0.25
+
 const runtime = await openRuntime({ device: 'cpu', threads: 1 })
 t.teardown(() => runtime[Symbol.asyncDispose]())
 
@@ -36,10 +39,10 @@ for (const name of await randomFixtures()) {
       const original = path.join(folder, 'original')
       const dequantized = path.join(folder, 'dequantized')
       await copyCheckpoint(name, original)
-      await dequantizeCheckpoint(original, dequantized, { bits: dtype === 'q4' ? 4 : 8, blockSize })
+      await dequantizeCheckpoint(original, dequantized, { bits: dtype === 'q4' ? 4 : 8, blockSize, scaleType: 'f32' })
 
-      const exact = await exportFrom(dequantized, 'f32', blockSize)
-      const quantized = await exportFrom(original, dtype, blockSize)
+      const exact = await exportFrom(dequantized, { target: 'cpu', dtype: 'f32', blockSize })
+      const quantized = await exportFrom(original, { target: 'cpu', dtype, blockSize })
       const wanted = await logitsOf(exact, prompt)
       const difference = largestDifference(await logitsOf(await withoutInt8(quantized), prompt), wanted)
       t.ok(difference <= TOLERANCE, `computed in f32, max |Δ| of the logits is ${difference}`)
@@ -49,11 +52,30 @@ for (const name of await randomFixtures()) {
       t.ok(share <= INT8_TOLERANCE, `computed in int8, the logits differ by ${(share * 100).toFixed(2)} %`)
     })
   }
+
+  for (const dtype of ['q4', 'q8'] as const) {
+    t.test(`${name}: ${dtype} for CUDA, run on the CPU, says what its weights say when dequantized`, async (t) => {
+      const { prompt } = await readReference(name)
+      const folder = t.testdir({ original: {}, dequantized: {} })
+      const original = path.join(folder, 'original')
+      const dequantized = path.join(folder, 'dequantized')
+      await copyCheckpoint(name, original)
+      await dequantizeCheckpoint(original, dequantized, {
+        bits: dtype === 'q4' ? 4 : 8,
+        blockSize: 32,
+        scaleType: 'f16',
+      })
+      const exact = await exportFrom(dequantized, { target: 'cpu', dtype: 'f32', blockSize: 32 })
+      const quantized = await exportFrom(original, { target: 'cuda', dtype, blockSize: 32 })
+      const difference = largestDifference(await logitsOf(quantized, prompt), await logitsOf(exact, prompt))
+      t.ok(difference <= F16_TOLERANCE, `max |Δ| of the logits is ${difference}`)
+    })
+  }
 }
 
-async function exportFrom(checkpoint: string, dtype: 'f32' | 'q4' | 'q8', blockSize: 32 | 64): Promise<ModelFolder> {
-  const out = path.join(checkpoint, `export-${dtype}`)
-  await exportModel({ checkpoint, out, target: 'cpu', dtype, blockSize })
+async function exportFrom(checkpoint: string, format: ExportFormat): Promise<ModelFolder> {
+  const out = path.join(checkpoint, `export-${format.dtype}`)
+  await exportModel({ checkpoint, out, ...format })
   return openModelFolder(out)
 }
 
@@ -75,11 +97,7 @@ async function withoutInt8(folder: ModelFolder): Promise<ModelFolder> {
 }
 
 /** A checkpoint in f32 whose matrices are what is left of the original's after quantization. */
-async function dequantizeCheckpoint(
-  from: string,
-  to: string,
-  format: { bits: 4 | 8; blockSize: number },
-): Promise<void> {
+async function dequantizeCheckpoint(from: string, to: string, format: BlockFormat): Promise<void> {
   for (const file of ['config.json', 'tokenizer.json', 'tokenizer_config.json']) {
     await cp(path.join(from, file), path.join(to, file))
   }
@@ -92,9 +110,10 @@ async function dequantizeCheckpoint(
     await checkpoint.readRows(name, 0, rows, values, new Uint8Array(values.byteLength))
     if (shape.length === 2) {
       const packed = new Uint8Array((values.length * format.bits) / 8)
-      const scales = new Float32Array(values.length / format.blockSize)
-      quantizeBlocks(values, { ...format, scaleType: 'f32' }, packed, scales)
-      values = dequantizeBlocks(packed, scales, { ...format, scaleType: 'f32' })
+      const blocks = values.length / format.blockSize
+      const scales = format.scaleType === 'f16' ? new Uint16Array(blocks) : new Float32Array(blocks)
+      quantizeBlocks(values, format, packed, scales)
+      values = dequantizeBlocks(packed, scales, format)
     }
     parts.push(new Uint8Array(values.buffer, 0, values.byteLength))
   }
