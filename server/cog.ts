@@ -64,11 +64,11 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
     const left = leaving(reply)
-    const prediction = await service.create({ ...envelope, signal: left })
     if (mode === 'stream') {
-      if (left.aborted) service.cancel(prediction)
-      return stream(reply, prediction)
+      await service.create({ ...envelope, signal: left, onAccept: (prediction) => stream(reply, prediction) })
+      return reply
     }
+    const prediction = await service.create({ ...envelope, signal: left })
     const cancel = () => service.cancel(prediction)
     if (left.aborted) cancel()
     left.addEventListener('abort', cancel, { once: true })
@@ -78,9 +78,9 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
   }
 
   /** The stream that starts a prediction: it is canceled when its last reader leaves. */
-  function stream(reply: FastifyReply, prediction: Prediction): FastifyReply {
+  function stream(reply: FastifyReply, prediction: Prediction): void {
     openStreams.set(prediction, 0)
-    return join(reply, prediction)
+    join(reply, prediction)
   }
 
   function join(reply: FastifyReply, prediction: Prediction): FastifyReply {

@@ -19,6 +19,7 @@ export class PredictorHost {
   readonly #running = new Map<number, AbortController>()
   #concurrency: number
   #state: unknown
+  #isSetUp = false
 
   constructor({ predictor, concurrency, post }: HostOptions) {
     this.#predictor = predictor
@@ -43,6 +44,7 @@ export class PredictorHost {
         log: (line, level = 'info') => void this.#post({ type: 'log', line, level }),
         progress: (report) => void this.#post({ type: 'progress', report }),
       })
+      this.#isSetUp = true
       this.#post({
         type: 'ready',
         document: openApiDocument(this.#predictor),
@@ -71,11 +73,11 @@ export class PredictorHost {
     }
   }
 
-  /** Cancels what runs and calls `teardown`. */
+  /** Cancels what runs and calls `teardown`, if `setup` has made what it would take down. */
   async stop(): Promise<void> {
     this.#stopped.abort()
     for (const controller of this.#running.values()) controller.abort()
-    await this.#predictor.teardown?.(this.#state)
+    if (this.#isSetUp) await this.#predictor.teardown?.(this.#state)
   }
 
   async #run(request: PredictMessage): Promise<void> {
@@ -88,6 +90,7 @@ export class PredictorHost {
         this.#outbox.push({ key, kind: 'rejected', detail: checked.detail })
         return
       }
+      controller.signal.throwIfAborted()
       this.#outbox.push({ key, kind: 'accepted' })
       await this.#predict({ request, signal: controller.signal, ...checked })
       this.#outbox.push({ key, kind: 'ended', status: controller.signal.aborted ? 'canceled' : 'succeeded' })

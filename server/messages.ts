@@ -40,7 +40,10 @@ export interface ReadyMessage {
   readonly concurrency: number
 }
 
-/** One thing that happened to a run. `accepted` or `rejected` comes first, `rejected` or `ended` last and once. */
+/**
+ * One thing that happened to a run. `rejected` or `ended` comes last and once. `accepted` comes first, unless the run was
+ * rejected, failed or was canceled while its input was checked.
+ */
 export type RunEvent =
   | { readonly key: number; readonly kind: 'accepted' }
   | { readonly key: number; readonly kind: 'rejected'; readonly detail: readonly InputProblem[] }

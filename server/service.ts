@@ -46,6 +46,11 @@ export interface NewPrediction {
   readonly context: Readonly<Record<string, string>>
   /** Fires when the client is gone; counts until the prediction is accepted. */
   readonly signal: AbortSignal
+  /**
+   * Called when the worker has accepted the prediction, before anything else happens to it: who subscribes here misses no
+   * event. (The worker may report acceptance and all output in one message, more than the history keeps.)
+   */
+  readonly onAccept?: (prediction: Prediction) => void
 }
 
 /** How many of a prediction's events are kept for streams that join it: Cog's number. */
@@ -183,16 +188,23 @@ export class Service {
     })
     const cancel = () => this.#post({ type: 'cancel', key })
     return new Promise((resolve, reject) => {
-      const settled = () => request.signal.removeEventListener('abort', cancel)
+      let settled = false
+      /** True for the first call only. */
+      const settle = () => {
+        if (settled) return false
+        settled = true
+        request.signal.removeEventListener('abort', cancel)
+        return true
+      }
       this.#runs.set(key, {
         prediction,
         accept: () => {
-          settled()
+          if (!settle()) return
+          request.onAccept?.(prediction)
           resolve(prediction)
         },
         refuse: (error) => {
-          settled()
-          reject(error)
+          if (settle()) reject(error)
         },
       })
       prediction.begin()

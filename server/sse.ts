@@ -17,8 +17,8 @@ export interface StreamOptions {
   readonly response: ServerResponse
   readonly schedule: Schedule
   readonly bufferBytes: number
-  /** Called once when this reader no longer follows a prediction that still runs: it left, or was cut off. */
-  readonly onLeave: (reason: 'closed' | 'lagged') => void
+  /** Called at most once, when this reader stops following before the end: it left, fell behind, or came too late. */
+  readonly onLeave: (reason: 'closed' | 'lagged' | 'truncated') => void
 }
 
 /**
@@ -45,6 +45,12 @@ class EventStream {
   constructor(options: StreamOptions) {
     this.#options = options
     const { prediction, response, schedule } = options
+    this.#keepAlive = schedule(KEEP_ALIVE_MS, () => this.#comment())
+    if (response.destroyed) {
+      // The reader has left before its prediction was accepted.
+      this.#closed()
+      return
+    }
     response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' })
     response.on('drain', () => {
       this.#blocked = false
@@ -53,11 +59,10 @@ class EventStream {
     response.once('close', () => this.#closed())
     // A reset by the reader; `close` follows and does the rest.
     response.on('error', () => {})
-    this.#keepAlive = schedule(KEEP_ALIVE_MS, () => this.#comment())
 
     const { events, dropped, unsubscribe } = prediction.subscribe((event) => this.#send(event))
     this.#unsubscribe = unsubscribe
-    if (dropped > 0) this.#abort({ error: PREDICTION_ERRORS.REPLAY_TRUNCATED, skipped: dropped })
+    if (dropped > 0) this.#cutOff('truncated', dropped)
     else for (const event of events) this.#send(event)
   }
 
@@ -78,7 +83,7 @@ class EventStream {
     if (this.#over || this.#pending === '') return
     if (this.#blocked) {
       // UTF-16 units: a lower bound of the bytes, and cheap.
-      if (this.#pending.length > this.#options.bufferBytes) this.#lag()
+      if (this.#pending.length > this.#options.bufferBytes) this.#cutOff('lagged', this.#eventsPending)
       return
     }
     this.#blocked = !this.#options.response.write(this.#pending)
@@ -93,16 +98,11 @@ class EventStream {
     this.#keepAlive.refresh()
   }
 
-  #lag(): void {
-    const skipped = this.#eventsPending
-    this.#pending = ''
-    this.#abort({ error: PREDICTION_ERRORS.STREAM_LAGGED, skipped })
-    this.#options.onLeave('lagged')
-  }
-
-  #abort(error: { readonly error: string; readonly skipped: number }): void {
-    this.#pending += `event: error\ndata: ${stringifySorted(error)}\n\n`
+  #cutOff(reason: 'lagged' | 'truncated', skipped: number): void {
+    const error = reason === 'lagged' ? PREDICTION_ERRORS.STREAM_LAGGED : PREDICTION_ERRORS.REPLAY_TRUNCATED
+    this.#pending = `event: error\ndata: ${stringifySorted({ error, skipped })}\n\n`
     this.#finish()
+    this.#options.onLeave(reason)
   }
 
   /** Writes what is left, and waits a while for the reader to take it. */
