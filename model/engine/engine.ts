@@ -25,7 +25,7 @@ export interface EngineOptions {
   readonly slots: number
   /** T: tokens of prompt and answer together; by default, and at most, what the model was made for. */
   readonly contextLength?: number
-  /** Most tokens of a prompt that are read between two steps of those who generate. */
+  /** Most tokens of a prompt that are read between two steps of those who generate; at least 3. */
   readonly chunkTokens?: number
   readonly log?: RuntimeLog
   readonly progress?: ReportProgress
@@ -108,7 +108,7 @@ export class Engine implements AsyncDisposable {
     const { folder, runtime, progress } = options
     const { notice, ...size } = chooseSize({ availableBytes: availableBytes(runtime, folder), ...options })
     if (notice !== undefined) options.log?.warn(notice)
-    const chunkTokens = Math.min(options.chunkTokens ?? DEFAULT_CHUNK_TOKENS, size.slotTokens)
+    const { chunkTokens = DEFAULT_CHUNK_TOKENS } = options
     const steps = ['tokenizer', 'caches', 'weights', 'first step']
     const report = (done: number) => progress?.({ phase: 'load model', done, total: steps.length, unit: 'steps' })
 

@@ -38,7 +38,7 @@ export interface SchedulerOptions {
   readonly slots: number
   /** T */
   readonly slotTokens: number
-  /** Most tokens of one prefill step. */
+  /** Most tokens of one prefill step; at least 3. */
   readonly chunkTokens: number
   /** Idle rows between two slots that it is cheaper to compute than to begin another run for. */
   readonly maxIdleRows: number
@@ -57,7 +57,9 @@ export class Scheduler<R extends Occupant> {
   #reading: Slot<R>[] = []
   #lastKind: Step<R>['kind'] = 'decode'
 
+  /** @throws {RangeError} chunkTokens is less than 3. */
   constructor(options: SchedulerOptions) {
+    if (!(options.chunkTokens >= 3)) throw new RangeError(`chunkTokens is ${options.chunkTokens}; it must be 3 or more`)
     this.slots = Array.from({ length: options.slots }, (_, index) => new Slot<R>(index, options.slotTokens))
     this.#chunkTokens = options.chunkTokens
     this.#maxIdleRows = options.maxIdleRows
@@ -118,7 +120,9 @@ export class Scheduler<R extends Occupant> {
 
   #prefill(slot: Slot<R>): PrefillStep<R> {
     const rest = slot.occupant!.promptTokens - slot.length
-    const tokens = Math.min(rest, this.#chunkTokens)
+    // A single token takes the attention kernel of decode steps, which rounds otherwise: an answer would depend on how its
+    // prompt was cut. So no prompt ends in a chunk of one.
+    const tokens = rest === this.#chunkTokens + 1 ? rest - 2 : Math.min(rest, this.#chunkTokens)
     return { kind: 'prefill', slot, tokens, last: tokens === rest }
   }
 

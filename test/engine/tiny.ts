@@ -1,18 +1,31 @@
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { Detokenizer } from '../../model/engine/detokenizer.js'
 import { Engine, type EngineOptions } from '../../model/engine/engine.js'
 import type { EndEvent, GenerateEvent, GenerateRequest } from '../../model/engine/request.js'
+import { Tokenizer } from '../../model/engine/tokenizer.js'
 import { type ExportFormat, exportModel } from '../../model/export/export.js'
 import { type ModelFolder, openModelFolder } from '../../model/folder.js'
 import { openRuntime } from '../../model/runtime/runtime.js'
 import type { Runtime } from '../../model/runtime/types.js'
-import { type RandomCheckpointOptions, writeRandomCheckpoint } from '../export/random-checkpoint.js'
+import { type RandomCheckpointOptions, tinyTokenizer, writeRandomCheckpoint } from '../export/random-checkpoint.js'
 
 export interface TinyModel {
   readonly folder: ModelFolder
   readonly runtime: Runtime
+  /** What an answer of these ids is made of. */
+  piecesOf(ids: readonly number[]): Promise<string[]>
   /** An engine that ends with the test. */
   open(options?: Partial<EngineOptions>): Promise<Engine>
+}
+
+/**
+ * The tiny tokenizer with its byte pieces spelt out. A random model writes them in any order, and what is no UTF-8 would all
+ * look the same: so each token of an answer can be told from each other one.
+ */
+export function legibleTokenizer(): NonNullable<RandomCheckpointOptions['tokenizer']> {
+  const { tokenizer, config } = tinyTokenizer()
+  return { tokenizer: JSON.parse(JSON.stringify(tokenizer).replaceAll(/<0x(..)>/g, '[byte $1]')), config }
 }
 
 /** A random model of Gemma's shape, exported and ready to be opened, on the real runtime. */
@@ -22,7 +35,7 @@ export async function tinyModel(
 ): Promise<TinyModel> {
   const root = t.testdir({})
   const [checkpoint, out] = [join(root, 'checkpoint'), join(root, 'export')]
-  await writeRandomCheckpoint(checkpoint, options.checkpoint)
+  await writeRandomCheckpoint(checkpoint, { tokenizer: legibleTokenizer(), ...options.checkpoint })
   await exportModel({ checkpoint, out, target: 'cpu', dtype: 'q4', blockSize: 32, ...options.format })
   const folder = await openModelFolder(out)
   const runtime = await openRuntime({ device: 'cpu', threads: 2 })
@@ -34,6 +47,14 @@ export async function tinyModel(
   return {
     folder,
     runtime,
+    async piecesOf(ids) {
+      const tokenizer = await Tokenizer.open(folder.tokenizerFile)
+      const detokenizer = new Detokenizer(tokenizer)
+      return ids
+        .filter((id) => !folder.endTokenIds.includes(id))
+        .map((id) => detokenizer.push(id))
+        .filter((piece) => piece !== '')
+    },
     async open(options = {}) {
       const engine = await Engine.open({ folder, runtime, slots: 4, ...options })
       engines.push(engine)

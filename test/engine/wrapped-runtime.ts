@@ -1,0 +1,59 @@
+import type { Binding, Runtime } from '../../model/runtime/types.js'
+
+type Run = (bindings: readonly Binding[], signal?: AbortSignal) => Promise<void>
+
+/** The real runtime, but for what a test does around its runs. */
+export function wrapRuntime(runtime: Runtime, around: (run: Run) => Run): Runtime {
+  const run = around((bindings, signal) => runtime.run(bindings, signal))
+  return {
+    device: runtime.device,
+    version: runtime.version,
+    threads: runtime.threads,
+    openSession: (options) => runtime.openSession(options),
+    createTensor: (options) => runtime.createTensor(options),
+    createBinding: (session) => runtime.createBinding(session),
+    run: (bindings, signal) => run(bindings, signal),
+    [Symbol.asyncDispose]: () => runtime[Symbol.asyncDispose](),
+  }
+}
+
+/** Lets a test hold the engine at a run: it announces each, and makes it only when told to. */
+export class Gate {
+  #open = true
+  #arrived: () => void = () => {}
+  #passed: () => void = () => {}
+  /** Of the run that waits, or waited last. */
+  signal: AbortSignal | undefined
+  runs = 0
+
+  readonly around = (run: Run): Run => {
+    return async (bindings, signal) => {
+      this.runs++
+      this.signal = signal
+      if (!this.#open) {
+        await new Promise<void>((resolve) => {
+          this.#passed = resolve
+          this.#arrived()
+        })
+      }
+      await run(bindings, signal)
+    }
+  }
+
+  close(): void {
+    this.#open = false
+  }
+
+  open(): void {
+    this.#open = true
+    this.#passed()
+  }
+
+  /** Lets the run that waits pass, and resolves when the next one waits. */
+  step(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#arrived = resolve
+      this.#passed()
+    })
+  }
+}
