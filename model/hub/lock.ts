@@ -10,7 +10,6 @@ export interface LockOptions {
   readonly signal: AbortSignal
   /** Called at each look at a lock that another holds. `holder` is its process id, where that is known. */
   readonly onWait: (holder: number | undefined) => void | Promise<void>
-  readonly heartbeatMs?: number
 }
 
 export interface Lock {
@@ -46,27 +45,33 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
     await options.onWait(holderOf(state.content)?.pid)
     await options.clock.sleep(POLL_MS, options.signal)
   }
-  return hold(path, content, options.heartbeatMs ?? HEARTBEAT_MS)
+  return hold(path, content, options.clock)
 }
 
-function hold(path: string, content: string, heartbeatMs: number): Lock {
+function hold(path: string, content: string, clock: Clock): Lock {
   const lost = new AbortController()
+  const over = new AbortController()
   const beat = async () => {
-    const state = await look(path)
-    if (state?.content === content) {
-      const now = new Date()
-      await utimes(path, now, now)
-    } else {
-      clearInterval(timer)
-      lost.abort(new HubError(`${path} was taken over by another process, which goes on with the download.`))
+    while (!lost.signal.aborted) {
+      await clock.sleep(HEARTBEAT_MS, over.signal)
+      try {
+        if ((await look(path))?.content === content) {
+          const now = new Date()
+          await utimes(path, now, now)
+        } else {
+          lost.abort(new HubError(`${path} was taken over by another process, which goes on with the work.`))
+        }
+      } catch {
+        // An error of one beat (a network disk that is away) is no loss: the next one tries again.
+      }
     }
   }
-  // An error of one beat (a network disk that is away) is no loss: the next one tries again.
-  const timer = setInterval(() => void beat().catch(() => {}), heartbeatMs).unref()
+  const beating = beat().catch(() => {}) // ended by `over`
   return {
     lost: lost.signal,
     async release() {
-      clearInterval(timer)
+      over.abort()
+      await beating
       if ((await look(path))?.content === content) await unlink(path)
     },
   }

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
-import { mkdir, readFile, rm, utimes, writeFile } from 'node:fs/promises'
+import { existsSync, watch } from 'node:fs'
+import { mkdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { acquireLock, type LockOptions } from '../../model/hub/lock.js'
@@ -136,16 +136,29 @@ t.test('does not take over from another machine that gives signs of life', async
 
 t.test('one that was taken over tells its holder, who does not remove the other’s', async (t) => {
   const path = join(t.testdir(), 'a.lock')
-  const lock = await acquireLock(path, options({ heartbeatMs: 5 }))
-  // The heartbeat's timer keeps no process alive: this one does.
-  const awake = setInterval(() => {}, 1000)
-  t.teardown(() => clearInterval(awake))
+  const { clock, ...others } = options()
+  const lock = await acquireLock(path, { ...others, clock })
   const lost = once(lock.lost, 'abort')
   await writeFile(path, 'another')
+  clock.beat()
   await lost
   t.match(lock.lost.reason, { name: 'HubError', message: /a\.lock was taken over by another process/ })
   await lock.release()
   t.equal(await readFile(path, 'utf8'), 'another')
+})
+
+t.test('touches its file at each beat', async (t) => {
+  const path = join(t.testdir(), 'a.lock')
+  const { clock, ...others } = options()
+  const lock = await acquireLock(path, { ...others, clock })
+  await utimes(path, new Date(0), new Date(0))
+  const watcher = watch(path)
+  t.teardown(() => watcher.close())
+  const touched = once(watcher, 'change')
+  clock.beat()
+  await touched
+  t.ok((await stat(path)).mtimeMs > Date.parse('2026-01-01'))
+  await lock.release()
 })
 
 t.test('stops waiting when the signal fires', async (t) => {

@@ -6,7 +6,7 @@ import { DiskFullError, HubError } from '../../model/errors.js'
 import { systemClock } from '../../model/hub/retry.js'
 import { findSnapshot } from '../../model/hub/snapshot.js'
 import { GEMMA_FILES, gemmaRepository, noise } from './checkpoint.js'
-import { json } from './fake-hub.js'
+import { json, sendPart } from './fake-hub.js'
 import { failure, ID, type Scene, SHARD, scene } from './scene.js'
 
 t.test('pulls the files an export needs, each with its bytes, into one folder of the commit', async (t) => {
@@ -341,4 +341,20 @@ t.test('two pulls in one process download once', async (t) => {
     asked.map((request) => request.host),
     ['hub', 'cdn'],
   )
+})
+
+t.test('a pull that another process has taken over stops, and leaves the field to it', async (t) => {
+  const { hub, pull, home, commit, clock } = await scene(t)
+  const lock = join(home, `${commit}.lock`)
+  hub.intercept = (exchange) => {
+    if (exchange.file?.name !== SHARD) return false
+    sendPart(exchange, 50_000, 'hang')
+    void writeFile(lock, 'another').then(clock.beat)
+    return true
+  }
+  const error = await failure(pull())
+  t.type(error, HubError)
+  t.match(error.message, `${lock} was taken over by another process, which goes on with the work.`)
+  t.equal(await readFile(lock, 'utf8'), 'another')
+  t.notOk(existsSync(join(home, commit)))
 })
