@@ -21,11 +21,15 @@ export function parseArguments(command: Command, words: readonly string[], setti
     allowPositionals: true,
     tokens: true,
   })
-  for (const token of tokens) {
+  for (const [index, token] of tokens.entries()) {
     if (token.kind === 'positional') positionals.push(token.value)
     if (token.kind !== 'option') continue
     const flag = command.flags.find(({ name }) => name === token.name)
-    if (!flag) throw new UsageError(unknownFlag(command, token.rawName, token.value, settings))
+    if (!flag) {
+      const next = tokens[index + 1]
+      const value = token.value ?? (next?.kind === 'positional' ? next.value : undefined)
+      throw new UsageError(unknownFlag(command, token.rawName, value, settings))
+    }
     if (flags.has(flag.name)) throw new UsageError(`${token.rawName} is given twice.`)
     flags.set(flag.name, flagValue(flag, token.value))
   }

@@ -18,6 +18,7 @@ export function predictCommand(environment: NodeJS.ProcessEnv): Command {
     async run(args) {
       const { checkSettings } = await import('./settings.js')
       checkSettings(environment)
+      const input = { prompt: args.positionals[0], ...inputsFrom(args, inputs) }
       const { pino } = await import('pino')
       using terminal = createTerminal()
       await using running = await startService({
@@ -30,7 +31,7 @@ export function predictCommand(environment: NodeJS.ProcessEnv): Command {
 
       const prediction = await service.create({
         id: undefined,
-        input: { prompt: args.positionals[0], ...inputsFrom(args, inputs) },
+        input,
         context: {},
         signal: terminal.interrupted,
       })
