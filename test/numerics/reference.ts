@@ -5,19 +5,28 @@ import { SafetensorsFile } from '../../model/export/safetensors.js'
 import { tinyTokenizer } from '../export/random-checkpoint.js'
 
 const FIXTURES = fileURLToPath(new URL('fixtures/', import.meta.url))
+/** Its weights lie with the model itself; the fixture folder has the reference only. */
+const DEMO = 'demo'
+const DEMO_CHECKPOINT = fileURLToPath(new URL('../../model/demo/checkpoint/', import.meta.url))
 
-/** The random configurations: every fixture folder that brings its own weights. */
-export async function randomFixtures(): Promise<string[]> {
-  const names: string[] = []
-  for (const name of (await readdir(FIXTURES)).sort()) {
-    if ((await readdir(path.join(FIXTURES, name))).includes('model.safetensors')) names.push(name)
-  }
+/** Every model that transformers was asked about. */
+export async function allFixtures(): Promise<string[]> {
+  const names = (await readdir(FIXTURES)).sort()
   if (names.length === 0) throw new Error('no fixtures: run python test/numerics/make.py')
   return names
 }
 
-/** Copies a fixture to `folder` and adds the tests' tokenizer, which transformers did not write. */
+/** The tiny random configurations: all but the demo model. */
+export async function randomFixtures(): Promise<string[]> {
+  return (await allFixtures()).filter((name) => name !== DEMO)
+}
+
+/** Copies a fixture's checkpoint to `folder`. The random ones get the tests' tokenizer, which transformers did not write. */
 export async function copyCheckpoint(name: string, folder: string): Promise<void> {
+  if (name === DEMO) {
+    await cp(DEMO_CHECKPOINT, folder, { recursive: true })
+    return
+  }
   for (const file of ['config.json', 'model.safetensors']) {
     await cp(path.join(FIXTURES, name, file), path.join(folder, file))
   }
