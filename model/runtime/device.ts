@@ -42,7 +42,7 @@ export function chooseDevice(
     return { device: { kind: 'cuda', id: options.deviceId }, append: cuda }
   } catch (error) {
     if (!(error instanceof OrtError)) throw error
-    const reason = `CUDA device ${options.deviceId} cannot be used: ${firstLine(error.reason)}`
+    const reason = `CUDA device ${options.deviceId} cannot be used: ${plainReason(error.reason)}`
     if (options.device === 'cuda') {
       throw new DeviceError(
         `${reason} Check the driver (nvidia-smi), the CUDA 13 libraries and onnxruntime-node's CUDA provider ` +
@@ -77,13 +77,18 @@ function appendCuda(api: Api, sessionOptions: bigint, options: DeviceOptions): v
     const all = cudaProviderOptions(options, isLoadable(CUDNN))
     api.UpdateCUDAProviderOptions(handle, Object.keys(all), Object.values(all), Object.keys(all).length)
     api.SessionOptionsAppendExecutionProvider_CUDA_V2(sessionOptions, handle)
+    // Weights go to the GPU past the arena, which would otherwise keep their copies from before they were packed.
+    api.AddSessionConfigEntry(sessionOptions, 'session.use_device_allocator_for_initializers', '1')
   } finally {
     api.ReleaseCUDAProviderOptions(handle)
   }
 }
 
-/** ONNX Runtime's messages go on with source paths and stack traces. */
-function firstLine(message: string): string {
-  const line = message.split('\n', 1)[0]!.trim()
+/** The first line of a message, without the source path and the code that ONNX Runtime puts before its reason. */
+function plainReason(message: string): string {
+  const line = message
+    .split('\n', 1)[0]!
+    .replace(/^.*\[ONNXRuntimeError\] : \d+ : \w+ : /, '')
+    .trim()
   return line.endsWith('.') ? line : `${line}.`
 }

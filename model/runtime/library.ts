@@ -113,6 +113,28 @@ export function functionAt(table: bigint, index: number, prototype: TypeObject):
   return koffi.decode(pointer, prototype) as (...values: never[]) => unknown
 }
 
+const PAGE_BYTES = 16_384 // The largest of the pages that our platforms have: macOS on ARM.
+const MADV_DONTNEED = 4 // Linux: the pages are gone at once, and read as zeros.
+const MADV_FREE = 5 // macOS: they are taken when somebody needs them.
+
+let madvise: ((address: bigint, length: number, advice: number) => number) | undefined
+
+/**
+ * Gives the pages of a memory range back to the system, which stays readable and writable: for memory that JavaScript
+ * still refers to, and would free only when its collector comes by. Does nothing where the system offers no such thing.
+ *
+ * @param address  of the first byte; what is left of the pages at both ends stays as it is.
+ */
+export function discardPages(address: bigint, byteLength: number): void {
+  const advice = { linux: MADV_DONTNEED, darwin: MADV_FREE }[process.platform as string]
+  if (advice === undefined) return
+  const skipped = Number(-address & BigInt(PAGE_BYTES - 1))
+  const length = Math.floor((byteLength - skipped) / PAGE_BYTES) * PAGE_BYTES
+  if (length <= 0) return
+  madvise ??= koffi.load(null).func('madvise', 'int', ['uint64_t', 'size_t', 'int'])
+  madvise(address + BigInt(skipped), length, advice)
+}
+
 function thisMachine(): Machine {
   const packageFile = createRequire(import.meta.url).resolve('onnxruntime-node/package.json')
   return { platform: process.platform, arch: process.arch, packageFolder: dirname(packageFile) }

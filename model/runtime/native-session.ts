@@ -55,10 +55,10 @@ export function openSession(
     api.SetSessionGraphOptimizationLevel(sessionOptions, ORT_ENABLE_ALL)
     api.SetIntraOpNumThreads(sessionOptions, options.threads)
     if (options.save) setSave(api, sessionOptions, options.save)
+    options.append(sessionOptions)
     for (const [key, value] of Object.entries({ ...SERVER_CONFIG, ...options.config })) {
       api.AddSessionConfigEntry(sessionOptions, key, value)
     }
-    options.append(sessionOptions)
     handle = createSession(api, environment, options.model, sessionOptions)
   } finally {
     api.ReleaseSessionOptions(sessionOptions)

@@ -1,6 +1,7 @@
 import { OutOfMemoryError } from '../errors.js'
 import { type Api, addressOf, pointerOut } from './api.js'
 import { elementCode, tensorBytes } from './element-type.js'
+import { discardPages } from './library.js'
 import { Resource } from './resource.js'
 import type { TensorType } from './types.js'
 
@@ -30,8 +31,9 @@ export interface NativeTensor {
 }
 
 /**
- * A zeroed tensor in host memory. The memory is a SharedArrayBuffer: it does not move, each thread that holds it keeps it
- * alive, and pages that nobody touches cost nothing.
+ * A zeroed tensor in host memory. The memory is a SharedArrayBuffer: it does not move, pages that nobody touches cost
+ * nothing, and each thread that holds it keeps it alive, so that a view which outlives the tensor reads zeros and not what
+ * is somebody else's by then.
  *
  * @throws {OutOfMemoryError} there is no such memory.
  */
@@ -46,7 +48,11 @@ export function createHostTensor(
   const byteOffset = Number(-start & BigInt(ALIGNMENT - 1))
   const address = start + BigInt(byteOffset)
   const value = wrap(api, { ...options, address, byteLength })
-  const resource = new Resource(() => api.ReleaseValue(value), { borrowed: whole })
+  const free = () => {
+    api.ReleaseValue(value)
+    discardPages(address, byteLength)
+  }
+  const resource = new Resource(free, { borrowed: whole })
   return { ...options, value, address, byteLength, resource, shared: { memory, byteOffset } }
 }
 

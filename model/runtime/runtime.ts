@@ -22,7 +22,7 @@ import type {
   TensorInfo,
   TensorType,
 } from './types.js'
-import { RuntimeWorker } from './worker.js'
+import { ignoreStopped, RuntimeWorker } from './worker.js'
 
 export interface RuntimeOptions {
   /** 'auto': the GPU where ONNX Runtime can use it, else the CPU, with `device.fallbackReason`. */
@@ -178,10 +178,7 @@ class WorkerRuntime implements Runtime {
   }
 
   readonly #call: Call = (kind, question) => {
-    if (this.#closing && kind !== 'dispose') {
-      return Promise.reject(new RuntimeStoppedError('The runtime was disposed.'))
-    }
-    if (this.#closing) return this.#closing as Promise<undefined>
+    if (this.#closing) return Promise.reject(new RuntimeStoppedError('The runtime was disposed.'))
     return this.#worker.call(kind, question)
   }
 
@@ -214,7 +211,7 @@ abstract class Remote implements AsyncDisposable {
   }
 
   [Symbol.asyncDispose](): Promise<void> {
-    this.#disposed ??= this.call('dispose', { id: this.id })
+    this.#disposed ??= this.call('dispose', { id: this.id }).catch(ignoreStopped)
     return this.#disposed
   }
 }

@@ -30,10 +30,11 @@ export class RuntimeWorker {
   /**
    * Starts the thread: loads the library there and chooses the device.
    *
+   * @param program  what the thread runs; tests give one that dies.
    * @throws {DeviceError} the GPU that was asked for cannot be used. @throws {LibraryError} see loadLibrary.
    */
-  static async start(options: WorkerOptions): Promise<{ worker: RuntimeWorker; ready: Ready }> {
-    const thread = new Worker(entry(), { name: 'onnxruntime', workerData: options } satisfies ThreadOptions)
+  static async start(options: WorkerOptions, program: URL = entry()): Promise<{ worker: RuntimeWorker; ready: Ready }> {
+    const thread = new Worker(program, { name: 'onnxruntime', workerData: options } satisfies ThreadOptions)
     const hello = await firstMessage(thread)
     if ('failure' in hello) {
       await thread.terminate()
@@ -57,10 +58,11 @@ export class RuntimeWorker {
     })
   }
 
-  /** Has the thread free all that it holds, and end. */
+  /** Has the thread free all that it holds, and end. One that has ended already leaves nothing to free. */
   async close(): Promise<void> {
+    if (this.#stopped) return
     const ended = new Promise<void>((resolve) => this.#thread.once('exit', () => resolve()))
-    await this.call('close', {})
+    await this.call('close', {}).catch(ignoreStopped)
     this.#thread.ref()
     await ended
   }
@@ -79,6 +81,11 @@ export class RuntimeWorker {
     for (const { reject } of this.#pending.values()) reject(this.#stopped)
     this.#pending.clear()
   }
+}
+
+/** A thread that has ended holds no native object any more: what was to be freed there is gone. */
+export function ignoreStopped(error: unknown): void {
+  if (!(error instanceof RuntimeStoppedError)) throw error
 }
 
 async function firstMessage(thread: Worker): Promise<Hello> {
