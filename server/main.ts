@@ -107,7 +107,7 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
   await app.listen({ host: settings.HOST, port: settings.PORT, listenTextResolver: () => 'listening' })
   const { address, port, family } = app.server.address() as AddressInfo
   const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
-  log.info({ url }, 'listening')
+  log.info({ url, workerPid: worker.pid }, 'listening')
 
   let closing: Promise<void> | undefined
   const close = async () => {
