@@ -120,17 +120,19 @@ async function findCheckpoint(options: OpenModelOptions): Promise<{ path: string
   }
   const { parseModelId } = await import('./hub/model-id.js')
   const { id, revision } = parseModelId(settings.MODEL)
-  const { pullSnapshot } = await import('./hub/snapshot.js')
-  const snapshot = await pullSnapshot({
-    id,
-    revision,
-    cacheDir: settings.MODEL_CACHE,
-    endpoint: settings.HF_ENDPOINT,
-    ...(settings.HF_TOKEN === undefined ? {} : { token: settings.HF_TOKEN }),
-    ...(signal ? { signal } : {}),
-    report,
-    log: (line) => log.info(line),
-  })
+  const { findSnapshot, pullSnapshot } = await import('./hub/snapshot.js')
+  const wanted = { id, revision, cacheDir: settings.MODEL_CACHE }
+  // A branch that has moved on the Hub must not change what a restart serves, or make it need the network: `bezel pull` does.
+  const snapshot =
+    (await findSnapshot(wanted)) ??
+    (await pullSnapshot({
+      ...wanted,
+      endpoint: settings.HF_ENDPOINT,
+      ...(settings.HF_TOKEN === undefined ? {} : { token: settings.HF_TOKEN }),
+      ...(signal ? { signal } : {}),
+      report,
+      log: (line) => log.info(line),
+    }))
   return { path: snapshot.path, name: `${id.replace('/', '--')}-${snapshot.commit.slice(0, 12)}` }
 }
 
