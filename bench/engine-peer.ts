@@ -16,6 +16,8 @@ export interface Figures {
   readonly decode1: number
   /** All sequences together; the peer's API has no way to run rows of different lengths in place. */
   readonly decode4: number
+  /** The longest time for which the event loop stood still while a prompt of 1,000 tokens was read. */
+  readonly pauseMs: number
   /** After load and all runs, less the KV cache. */
   readonly privateMb: number
   readonly mappedMb: number
@@ -51,6 +53,7 @@ async function bezel(folder: ModelFolder): Promise<Figures> {
     prefill512: await prefill(512),
     decode1: await decode(1),
     decode4: await decode(SLOTS),
+    pauseMs: await longestPause(() => prefill(1000)),
   }
   const memory = ownMemory()
   return {
@@ -120,16 +123,34 @@ async function inferenceSession(folder: ModelFolder): Promise<Figures> {
   }
   await prefill(16)
   const speeds = { prefill128: await prefill(128), prefill512: await prefill(512), decode1: await decode() }
+  const pauseMs = await longestPause(() => prefill(1000))
   const memory = ownMemory()
   return {
     loadMs,
     ...speeds,
     // One after another: its total is that of one.
     decode4: speeds.decode1,
+    pauseMs,
     privateMb: memory.anonymous / 1e6,
     mappedMb: memory.mapped / 1e6,
     weightBytes: folder.weightBytes,
   }
+}
+
+/** By a timer of 1 ms: how much later than that it ever came. */
+async function longestPause(work: () => Promise<unknown>): Promise<number> {
+  let last = performance.now()
+  let longest = 0
+  const look = () => {
+    const now = performance.now()
+    longest = Math.max(longest, now - last - 1)
+    last = now
+  }
+  const timer = setInterval(look, 1)
+  await work()
+  look()
+  clearInterval(timer)
+  return longest
 }
 
 function argmax(values: Float32Array): number {
