@@ -190,16 +190,22 @@ function isJson(contentType: string): boolean {
   return /^application\/(?:json|[^;\s]+\+json)$/i.test(contentType.split(';')[0]!.trim())
 }
 
+/**
+ * Reads a body of at most `limit` bytes.
+ *
+ * What comes beyond is read and thrown away, as much again, before the refusal: an answer to a client that still sends
+ * would be lost with the connection.
+ */
 async function readBody(request: IncomingMessage, limit: number): Promise<Buffer> {
-  const tooLarge = () => ServerError.of('BODY_TOO_LARGE', { limit })
-  if (Number(request.headers['content-length'] ?? 0) > limit) throw tooLarge()
   const chunks: Buffer[] = []
   let size = 0
-  for await (const chunk of request as AsyncIterable<Buffer>) {
+  for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     size += chunk.length
-    if (size > limit) throw tooLarge()
-    chunks.push(chunk)
+    if (size <= limit) chunks.push(chunk)
+    else chunks.length = 0
+    if (size > 2 * limit) break
   }
+  if (size > limit) throw ServerError.of('BODY_TOO_LARGE', { limit })
   return Buffer.concat(chunks, size)
 }
 

@@ -347,4 +347,11 @@ t.test('a body in chunks is read up to the limit', async (t) => {
   const bad = post(['{"input":{}}', ' '.repeat(60)])
   await until(() => bad.text.includes('length limit exceeded'))
   t.match(bad.text, /^HTTP\/1.1 413 /)
+  const endless = new Client(port)
+  t.teardown(() => endless.socket.destroy())
+  endless.socket.write(
+    `POST /predictions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000000000\r\n\r\n${' '.repeat(200)}`,
+  )
+  await until(() => endless.text.includes('length limit exceeded'))
+  t.match(endless.text, /^HTTP\/1.1 413 /, 'before all of it has come')
 })
