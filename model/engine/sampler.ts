@@ -108,8 +108,7 @@ export function chooseToken(
   // Of those that equal the last, some may have been left out: they do not count as known.
   const known = complete ? values.length : values.indexOf(values.at(-1)!)
   if (known === 0) return undefined
-  const tokens = orderTies(candidates, known)
-  if (temperature === 0 || topK === 1) return tokens[0]
+  if (temperature === 0 || topK === 1) return tokenAt(candidates, known, 0)
 
   let kept = vocabSize
   let total = mass
@@ -135,25 +134,19 @@ export function chooseToken(
   let sum = 0
   for (let rank = 0; rank < Math.min(kept, known); rank++) {
     sum += Math.exp(values[rank]! - best)
-    if (sum > random * total) return tokens[rank]
+    if (sum > random * total) return tokenAt(candidates, known, rank)
   }
   // All are known, and rounding alone has left a rest: it is the last one's that has any probability.
-  return kept <= known ? tokens[lastPossible(values, Math.min(kept, known), best)] : undefined
+  return kept <= known ? tokenAt(candidates, known, lastPossible(values, kept, best)) : undefined
 }
 
-/** The ids of the first `count` candidates, those of equal values in rising order. */
-function orderTies({ values, ids }: Candidates, count: number): number[] {
-  const tokens = Array.from({ length: count }, (_, rank) => Number(ids[rank]))
-  for (let start = 0; start < count; ) {
-    let end = start + 1
-    while (end < count && values[end] === values[start]) end++
-    if (end - start > 1) {
-      const tied = tokens.slice(start, end).sort((a, b) => a - b)
-      for (const [offset, token] of tied.entries()) tokens[start + offset] = token
-    }
-    start = end
-  }
-  return tokens
+/** The id at a rank of the first `known`, where equal values are ranked by rising id. */
+function tokenAt({ values, ids }: Candidates, known: number, rank: number): number {
+  let start = rank
+  while (start > 0 && values[start - 1] === values[rank]) start--
+  let end = rank + 1
+  while (end < known && values[end] === values[rank]) end++
+  return Number(ids.slice(start, end).sort()[rank - start])
 }
 
 function lastPossible(values: Float32Array, count: number, best: number): number {
