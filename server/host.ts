@@ -45,6 +45,7 @@ export class PredictorHost {
         progress: (report) => void this.#post({ type: 'progress', report }),
       })
       this.#isSetUp = true
+      this.#isSetUp = true
       this.#post({
         type: 'ready',
         document: openApiDocument(this.#predictor),

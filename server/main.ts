@@ -104,10 +104,13 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
   // Last, since it is the slowest to load: the child has its work by now.
   const { createApp } = await import('./app.js')
   const app = createApp({ service, log, schedule })
-  await app.listen({ host: settings.HOST, port: settings.PORT, listenTextResolver: () => 'listening' })
+  await app.listen({
+    host: settings.HOST,
+    port: settings.PORT,
+    listenTextResolver: (address) => `listening on ${address}`,
+  })
   const { address, port, family } = app.server.address() as AddressInfo
   const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
-  log.info({ url, workerPid: worker.pid }, 'listening')
 
   let closing: Promise<void> | undefined
   const close = async () => {

@@ -6,6 +6,8 @@ import type { FromWorker, ToWorker, Worker, WorkerEvent } from './messages.js'
 export interface WorkerProcessOptions {
   /** The child's environment. */
   readonly env: Readonly<Record<string, string | undefined>>
+  /** Starts the child with this environment; replaced in tests. */
+  readonly fork?: (env: WorkerProcessOptions['env']) => ChildProcess
   /** Runs `action` after `ms`; replaced in tests. */
   readonly after?: (ms: number, action: () => void) => { cancel(): void }
 }
@@ -33,7 +35,7 @@ export class WorkerProcess implements Worker {
   #stopping = false
 
   constructor(options: WorkerProcessOptions) {
-    this.#options = { after: afterMs, ...options }
+    this.#options = { fork: forkHost, after: afterMs, ...options }
     this.#child = this.#fork()
   }
 
@@ -74,14 +76,7 @@ export class WorkerProcess implements Worker {
   }
 
   #fork(): ChildProcess {
-    // From source this file is a .ts and so is the entry; compiled, both are .js.
-    const entry = new URL(`./worker-main${extname(import.meta.url)}`, import.meta.url)
-    const child = fork(fileURLToPath(entry), {
-      env: { ...this.#options.env },
-      serialization: 'json',
-      // What the Predictor's libraries print must not stand between the server's own lines on stdout.
-      stdio: ['ignore', process.stderr.fd, process.stderr.fd, 'ipc'],
-    })
+    const child = this.#options.fork(this.#options.env)
     child.on('message', (message) => this.#receive(message as FromWorker))
     child.once('exit', (code, signal) => this.#died(signal === null ? `exit code ${code}` : `signal ${signal}`))
     // Only when it could not be forked at all: then there is no exit.
@@ -121,6 +116,17 @@ export class WorkerProcess implements Worker {
       this.#begin()
     })
   }
+}
+
+function forkHost(env: WorkerProcessOptions['env']): ChildProcess {
+  // From source this file is a .ts and so is the entry; compiled, both are .js.
+  const entry = new URL(`./worker-main${extname(import.meta.url)}`, import.meta.url)
+  return fork(fileURLToPath(entry), {
+    env: { ...env },
+    serialization: 'json',
+    // What the Predictor's libraries print must not stand between the server's own lines on stdout.
+    stdio: ['ignore', process.stderr.fd, process.stderr.fd, 'ipc'],
+  })
 }
 
 function afterMs(ms: number, action: () => void): { cancel(): void } {

@@ -249,6 +249,44 @@ t.test('a canceled run ends as canceled, also when the predictor throws on it or
   t.notOk(events().some(({ kind }) => kind === 'output'))
 })
 
+t.test('stopping cancels what runs and tears down what was set up, and nothing else', async (t) => {
+  const torn: unknown[] = []
+  let stopped: AbortSignal | undefined
+  const predictor = definePredictor({
+    input: z.object({ fail: z.boolean().default(false) }),
+    output: z.string(),
+    streaming: false,
+    setup: (context) => {
+      stopped = context.signal
+      return { weights: 1 }
+    },
+    predict: (_input, _state, context) =>
+      new Promise<string>((_resolve, reject) => {
+        context.signal.addEventListener('abort', () => reject(context.signal.reason))
+      }),
+    teardown: (state) => {
+      torn.push(state)
+    },
+  })
+  const { host, end } = await hosted(predictor)
+  host.receive(predict(1, {}))
+  const ended = end(1)
+  await turns(2)
+  await host.stop()
+  t.match(await ended, { status: 'canceled' })
+  t.strictSame(torn, [{ weights: 1 }])
+  t.ok(stopped?.aborted)
+
+  const failed = await hosted({
+    ...predictor,
+    setup: () => {
+      throw new Error('no weights')
+    },
+  })
+  await failed.host.stop()
+  t.equal(torn.length, 1)
+})
+
 t.test('InputError is an error with a field', async (t) => {
   t.match(new InputError('prompt', 'too long'), { name: 'InputError', field: 'prompt', message: 'too long' })
 })
