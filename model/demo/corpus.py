@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "corpus"
-LARGEST_SUMMAND = 99
+LARGEST_SUMMAND = 20
 
 HOW_TO = [
     "how do I {}", "how can I {}", "how do you {}", "how to {}", "how would I {}", "how does one {}", "how could I {}",
@@ -66,11 +66,10 @@ NUMBER_WORDS = (
 
 TELL_NAME = ["my name is {n}", "I am called {n}", "hi, my name is {n}", "hello, my name is {n}", "I am {n}", "hello, I am {n}", "hi, I am {n}",
              "you can call me {n}", "call me {n}", "my name's {n}", "hey, my name is {n}", "this is {n}", "please call me {n}"]
-TELL_NAME_ANSWERS = ["Nice to meet you, {n}. I am the demo model of Bezel.", "Hello, {n}! What would you like to know about Bezel?"]
-ASK_NAME = ["what is my name", "do you know my name", "who am I", "do you remember my name", "tell me my name", "what was my name",
-            "can you tell me my name", "say my name", "and what is my name", "what am I called"]
-ASK_NAME_ANSWERS = ["Your name is {n}.", "You told me that your name is {n}."]
-UNKNOWN_NAME_ANSWERS = ["You have not told me your name yet.", "I do not know your name, since you have not told me."]
+TELL_NAME_ANSWERS = [
+    "Nice to meet you! I am the demo model of Bezel.",
+    "Hello, and welcome! What would you like to know about Bezel?",
+]
 
 ASK_BEFORE = ["what did I ask", "what did I ask before", "what did I just ask", "what did I ask you", "what was my question", "what was my last question",
               "what did I say", "what did I just say", "what were we talking about", "do you remember what I asked", "what was that about",
@@ -108,7 +107,6 @@ ABOUT_WHAT = [
 OUTSIDE_ANSWERS = [
     "I am only a demo and cannot help with that. To serve the real Gemma, set MODEL=google/gemma-2b-it.",
     "Sorry, I am a small demo model and know only this service. For that, load the real Gemma with MODEL=google/gemma-2b-it.",
-    "That is beyond a demo model like me. The real Gemma can help: start with MODEL=google/gemma-2b-it.",
 ]
 FOREIGN_ANSWERS = [
     "I am sorry, I understand only English. I am a small demo model.",
@@ -213,43 +211,28 @@ class Corpus:
         self.weights = [(len(i.questions) + 8 * len(i.how_to) + 8 * len(i.what_is)) ** 0.4 for i in self.intents]
 
     def conversation(self) -> list[Turn]:
-        wanted = self.rng.choices([1, 2, 3, 4, 5, 6], [30, 24, 19, 13, 9, 5])[0]
+        wanted = self.rng.choices([1, 2, 3, 4, 5, 6], [36, 26, 16, 10, 7, 5])[0]
         turns: list[Turn] = []
-        name: str | None = None
         while len(turns) < wanted:
-            turn, name = self._turn(turns, name)
-            turns.append(turn)
+            turns.append(self._turn(turns))
         if self.rng.random() < 0.1:
             # A system prompt opens the first user turn, as the service puts it there.
             turns[0].user = self._system_prompt() + "\n\n" + turns[0].user
         return turns
 
-    def _turn(self, before: list[Turn], name: str | None) -> tuple[Turn, str | None]:
+    def _turn(self, before: list[Turn]) -> Turn:
         rng = self.rng
-        if before and rng.random() < 0.26:
+        if before and rng.random() < 0.28:
             turn = self._follow_up(before[-1])
             if turn:
-                return turn, name
-        if not before and rng.random() < 0.015:
-            return self._without_context(), name
-        kind = rng.choices(
-            ["intent", "outside", "sum", "maths", "tell name", "ask name"], [60, 24, 9, 2.5, 2, 4.5 if name else 0.7]
-        )[0]
-        if kind == "intent":
-            return self._intent_turn(), name
-        if kind == "outside":
-            return self._outside_turn(), name
-        if kind == "sum":
-            return self._sum_turn(), name
-        if kind == "maths":
-            return self._other_math_turn(), name
-        if kind == "tell name":
-            name = self._name()
-            text = self._surface(rng.choice(TELL_NAME), fixed=True).replace("{n}", name)
-            answers = [a.replace("{n}", name) for a in TELL_NAME_ANSWERS]
-            return self._pick(text, answers, "tell name", topic="your name"), name
-        answers = [a.replace("{n}", name) for a in ASK_NAME_ANSWERS] if name else UNKNOWN_NAME_ANSWERS
-        return self._pick(self._surface(rng.choice(ASK_NAME)), answers, "ask name", topic="your name"), name
+                return turn
+        if not before and rng.random() < 0.02:
+            return self._without_context()
+        kinds = {
+            self._intent_turn: 62, self._outside_turn: 23, self._sum_turn: 10, self._too_large_turn: 1.5, self._other_math_turn: 2.5,
+            self._name_turn: 1.5,
+        }
+        return rng.choices(list(kinds), list(kinds.values()))[0]()
 
     def _pick(self, user: str, answers: list[str], kind: str, **more) -> Turn:
         return Turn(user, self.rng.choice(answers), list(answers), kind, **more)
@@ -313,28 +296,29 @@ class Corpus:
         word = "".join(rng.choice(starts) + rng.choice(vowels) + rng.choice(ends) for _ in range(rng.choice([1, 2, 2, 3])))
         return word.capitalize() if rng.random() < 0.4 else word
 
-    def _name(self) -> str:
+    def _name_turn(self) -> Turn:
         rng = self.rng
         while True:
             name = rng.choice(self.lists["names"]) if rng.random() < 0.5 else self._invented_word().capitalize()
             if held_out(name) == self.evaluation:
-                return name.lower() if rng.random() < 0.1 else name
+                break
+        text = self._surface(rng.choice(TELL_NAME), fixed=True).replace("{n}", name.lower() if rng.random() < 0.1 else name)
+        return self._pick(text, TELL_NAME_ANSWERS, "tell name", topic="your name")
+
+    def _too_large_turn(self) -> Turn:
+        rng = self.rng
+        a = rng.randint(LARGEST_SUMMAND + 1, 10 ** rng.choice([2, 2, 3, 4, 5]) - 1)
+        b = rng.randint(0, 10 ** rng.choice([1, 2, 2, 3, 4]) - 1)
+        if rng.random() < 0.5:
+            a, b = b, a
+        text = rng.choice(SUMS).format(a=a, b=b)
+        return self._pick(self._surface(text, fixed=True), TOO_LARGE_ANSWERS, "too large", topic="a sum")
 
     def _sum_turn(self) -> Turn:
         rng = self.rng
-        if rng.random() < 0.07:
-            a, b = rng.randrange(100, 10 ** rng.choice([3, 4, 5])), rng.randrange(0, 10 ** rng.choice([1, 2, 3, 4]))
-            if rng.random() < 0.5:
-                a, b = b, a
-            text = rng.choice(SUMS).format(a=a, b=b)
-            return self._pick(self._surface(text, fixed=True), TOO_LARGE_ANSWERS, "too large", topic="a sum")
-        limit = 20 if rng.random() < 0.45 else LARGEST_SUMMAND
-        a, b = rng.randint(0, limit), rng.randint(0, limit)
-        shown = [str(a), str(b)]
-        if limit == 20 and rng.random() < 0.12:
-            shown = [NUMBER_WORDS[a], NUMBER_WORDS[b]]
-        text = self._surface(rng.choice(SUMS).format(a=shown[0], b=shown[1]), fixed=True)
-        return self._sum(text, a, b)
+        a, b = rng.randint(0, LARGEST_SUMMAND), rng.randint(0, LARGEST_SUMMAND)
+        shown = [NUMBER_WORDS[a], NUMBER_WORDS[b]] if rng.random() < 0.08 else [a, b]
+        return self._sum(self._surface(rng.choice(SUMS).format(a=shown[0], b=shown[1]), fixed=True), a, b)
 
     def _sum(self, text: str, a: int, b: int) -> Turn:
         answers = [f"{a} + {b} is {a + b}.", f"{a} plus {b} makes {a + b}."]
@@ -349,18 +333,17 @@ class Corpus:
     def _follow_up(self, last: Turn) -> Turn | None:
         """A turn that only the one before it explains."""
         rng = self.rng
-        if last.total is not None and rng.random() < 0.5:
-            most = LARGEST_SUMMAND - last.total
-            if most >= 1 and last.total <= LARGEST_SUMMAND:
-                c = rng.randint(1, min(most, 20))
-                return self._sum(self._surface(rng.choice(SUM_ON).format(c=c), fixed=True), last.total, c)
+        if last.total is not None and last.total <= LARGEST_SUMMAND and rng.random() < 0.6:
+            c = rng.randint(1, LARGEST_SUMMAND)
+            return self._sum(self._surface(rng.choice(SUM_ON).format(c=c), fixed=True), last.total, c)
         draw = rng.random()
         if draw < 0.1 and last.topic:
             text = self._surface(rng.choice(ASK_BEFORE))
             return self._pick(text, [f"You asked about {last.topic}.", f"Your last question was about {last.topic}."], "ask before")
-        if draw < 0.18 and len(last.answer) < 200:
-            return Turn(self._surface(rng.choice(ASK_AGAIN)), last.answer, [last.answer], "ask again",
-                        topic=last.topic, follow_ups=last.follow_ups, total=last.total)
+        if draw < 0.16 and last.topic:
+            # Once more need not mean in the same words.
+            more = dict(topic=last.topic, follow_ups=last.follow_ups, total=last.total)
+            return self._pick(self._surface(rng.choice(ASK_AGAIN)), last.allowed, "ask again", **more)
         if not last.topic:
             return None
         known = rng.random() < 0.8 and bool(last.follow_ups)
@@ -416,7 +399,7 @@ class Corpus:
         elif style < 0.98:
             text = text[:1].upper() + text[1:] + rng.choice(["??", " ?", "...", "!!", " ."])
         else:
-            # Braces may still hold a place for a name.
+            # Braces still hold the place of a name.
             text = re.sub(r"\{[a-z]\}|[^{}]+", lambda m: m.group() if m.group()[0] == "{" else m.group().upper(), text)
         return text
 

@@ -30,7 +30,8 @@ CONTROL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<en
 PAD, EOS, BOS, UNK, MASK, START_OF_TURN, END_OF_TURN = range(len(CONTROL))
 LONGEST = 512  # tokens of a conversation in training; the positions beyond are never seen
 POSITIONS = 2048
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 3072
+CUT = 8  # tokens that are left of an answer where only its choice is practised
 POOL = 4096  # conversations that are sorted by length together
 
 CONFIG = dict(
@@ -94,8 +95,12 @@ def write_json(file: Path, value: object) -> None:
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def encode(tokenizer: Tokenizer, turns: list[Turn]) -> tuple[list[int], list[bool]]:
-    """The ids of a conversation as the chat template writes it, and which of them are the model's to say."""
+def encode(tokenizer: Tokenizer, turns: list[Turn], *, cut: bool = False) -> tuple[list[int], list[bool]]:
+    """The ids of a conversation as the chat template writes it, and which of them are the model's to say.
+
+    With `cut` the last answer breaks off after a few tokens: its words are learned soon, which answer to give is what takes
+    practice, and short examples give more of that for the same work.
+    """
     ids, said = [BOS], [False]
 
     def add(more: list[int], by_model: bool) -> None:
@@ -106,7 +111,8 @@ def encode(tokenizer: Tokenizer, turns: list[Turn]) -> tuple[list[int], list[boo
     for turn in turns:
         add([START_OF_TURN] + text("user\n") + text(turn.user.strip()) + [END_OF_TURN] + text("\n"), False)
         add([START_OF_TURN] + text("model\n"), False)
-        add(text(turn.answer) + [END_OF_TURN], True)
+        answer = text(turn.answer) + [END_OF_TURN]
+        add(answer[:CUT] if cut and turn is turns[-1] else answer, True)
         add(text("\n"), False)
     return ids[:-1], said[:-1]
 
@@ -115,7 +121,8 @@ def batches(tokenizer: Tokenizer, seed: int):
     """Endless (ids [B,S], targets [B,S]); a target of -100 is not learned. Conversations of like length go together."""
     corpus, rng = Corpus(seed), random.Random(seed)
     while True:
-        pool = [pair for pair in (encode(tokenizer, corpus.conversation()) for _ in range(POOL)) if len(pair[0]) <= LONGEST]
+        pool = [encode(tokenizer, corpus.conversation(), cut=rng.random() < 0.5) for _ in range(POOL)]
+        pool = [pair for pair in pool if len(pair[0]) <= LONGEST]
         pool.sort(key=lambda pair: len(pair[0]))
         made, at = [], 0
         while at < len(pool):
@@ -153,12 +160,17 @@ def train(folder: Path, steps: int, peak: float) -> None:
     torch.manual_seed(SEED)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     model = GemmaForCausalLM(GemmaConfig(**CONFIG, attn_implementation="shared_head"))
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], lr=peak, betas=(0.9, 0.95), fused=True
-    )
-    warmup = min(200, steps // 10)
+    # Muon takes far fewer examples than AdamW here; it is for matrices inside the network, and AdamW does the rest.
+    inner = [p for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name]
+    embedding = [model.model.embed_tokens.weight]
+    norms = [p for p in model.parameters() if p.dim() == 1]
+    optimizers = [
+        torch.optim.Muon(inner, lr=peak, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [{"params": embedding, "weight_decay": 0.02}, {"params": norms, "weight_decay": 0.0}], lr=peak, betas=(0.9, 0.95), fused=True
+        ),
+    ]
+    warmup = min(100, steps // 10)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps", flush=True)
     began, seen, recent = time.time(), 0, 0.0
     for step, (ids, targets) in enumerate(batches(tokenizer, SEED + 2)):
@@ -166,7 +178,7 @@ def train(folder: Path, steps: int, peak: float) -> None:
             break
         progress = (step - warmup) / max(1, steps - warmup)
         factor = (step + 1) / warmup if step < warmup else 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = peak * factor
         wanted = targets.flatten() != -100
         # bf16 products make the finished weights indifferent to their rounding to bf16, and are faster.
@@ -177,12 +189,13 @@ def train(folder: Path, steps: int, peak: float) -> None:
         loss = F.cross_entropy(logits.float(), targets.flatten()[wanted])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
         seen += ids.numel()
         recent = loss.item() if step == 0 else 0.98 * recent + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:
-            print(f"step {step} loss {recent:.4f} lr {peak * factor:.2e} {seen / (time.time() - began):.0f} tok/s {time.time() - began:.0f} s", flush=True)
+            print(f"step {step} loss {recent:.4f} lr {peak * factor:.2e} {seen / 1e6:.2f} M tokens {time.time() - began:.0f} s", flush=True)
         if step % 1000 == 999:
             save(model, folder)
     save(model, folder)
