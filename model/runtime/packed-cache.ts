@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat, statfs, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { SaveOptions } from './native-session.js'
 import type { RuntimeLog } from './types.js'
@@ -22,6 +22,18 @@ const SAVED_SHARE = 2.5
 /** The graph is read whole to know its identity; real ones are some 70 KB, since their weights lie beside them. */
 const MAX_GRAPH_BYTES = 512 * 1024 * 1024
 
+/**
+ * Bytes of weights from which packing is worth while. Below it a plain load takes milliseconds, and holds little.
+ */
+const LEAST_WEIGHT_BYTES = 16 * 1024 * 1024
+
+/**
+ * Packed weights hold parts of their own that lie at multiples of 64 bytes from address 0, not from where they begin. ONNX
+ * Runtime 1.30 saves those of 1 MB and more at the start of a page, and smaller ones wherever the last one ended: mapped
+ * from there, they are read wrongly, without an error (products of 256 × 256 and 512 × 512 weights came out as noise).
+ */
+const BLOB_ALIGNMENT = 64
+
 /** What a packed model was made from and for. Where any of it differs, it is not to be used. */
 interface Identity {
   readonly format: number
@@ -40,6 +52,8 @@ interface Identity {
 interface Manifest extends Identity {
   /** Of the files that were written: a file of another size was cut short. */
   readonly files: Readonly<Record<string, number>>
+  /** Why there are no files: this model is not to be packed again and again in vain. */
+  readonly unusable?: string
 }
 
 export interface PackedOptions {
@@ -51,6 +65,8 @@ export interface PackedOptions {
   /** Has ONNX Runtime write the packed model. */
   pack(save: SaveOptions): Promise<void>
   readonly log: RuntimeLog | undefined
+  /** Bytes that may still be written to the disk of a folder; by default as the system says. */
+  freeBytes?(folder: string): Promise<number>
 }
 
 /**
@@ -60,16 +76,28 @@ export interface PackedOptions {
  * share and to drop. Any number of processes may do this at once: each writes into a folder of its own, and the first to
  * rename it wins.
  *
- * @returns the path of the packed graph; undefined where there is none and none could be written, for a reason that was
- *   logged: the model is then to be loaded as it is.
- * @throws {OrtError} the model itself cannot be opened.
+ * @returns the path of the packed graph; undefined where the model is to be loaded as it is: it is small, or no copy could
+ *   be made (a read-only folder, a full disk, a broken model), which was logged. Never throws.
  */
 export async function findOrMakePacked(options: PackedOptions): Promise<string | undefined> {
-  const identity = await identify(options)
-  const cache = join(dirname(options.model), CACHE_FOLDER)
-  const folder = join(cache, `${basename(options.model)}-${digest(identity)}`)
-  if (await isWhole(folder, identity)) return join(folder, GRAPH_FILE)
-  return make(options, identity, cache, folder)
+  const { model, log } = options
+  const cache = join(dirname(model), CACHE_FOLDER)
+  try {
+    const identity = await identify(options)
+    if (weightBytes(identity) < LEAST_WEIGHT_BYTES) return undefined
+    const folder = join(cache, `${basename(model)}-${digest(identity)}`)
+    const found = await readWhole(folder, identity)
+    const manifest = found ?? (await make(options, identity, cache, folder))
+    if (manifest.unusable === undefined) return join(folder, GRAPH_FILE)
+    log?.info(`${model} is loaded as it is: ${manifest.unusable}`)
+    return undefined
+  } catch (error) {
+    log?.warn(
+      `${model} cannot be kept packed for this CPU, so each start loads it slower and holds its weights in private ` +
+        `memory: ${error instanceof Error ? error.message : String(error)}`,
+    )
+    return undefined
+  }
 }
 
 /** Removes a packed model that proved to be broken, so that the next start makes it again. */
@@ -77,57 +105,71 @@ export async function discardPacked(graphFile: string): Promise<void> {
   await removeFolder(dirname(graphFile))
 }
 
-async function make(
-  options: PackedOptions,
-  identity: Identity,
-  cache: string,
-  folder: string,
-): Promise<string | undefined> {
+async function make(options: PackedOptions, identity: Identity, cache: string, folder: string): Promise<Manifest> {
   const { log, model } = options
   const started = performance.now()
+  let manifest: Manifest
   const temporary = join(
     cache,
     `${TEMPORARY_PREFIX}${basename(model)}-${process.pid}-${randomBytes(6).toString('hex')}`,
   )
   try {
     await mkdir(temporary, { recursive: true })
-    await assertRoom(cache, identity)
-  } catch (error) {
-    await removeFolder(temporary)
-    log?.warn(slowerLoad(model, error))
-    return undefined
-  }
-  log?.info(`Packing ${model} for this CPU, once; later starts map the result.`)
-  try {
+    assertRoom(identity, await (options.freeBytes ?? freeBytes)(cache))
+    log?.info(`Packing ${model} for this CPU, once; later starts map the result.`)
     await options.pack({ graphFile: join(temporary, GRAPH_FILE), dataFileName: DATA_FILE })
-    await seal(temporary, identity)
+    manifest = await seal(temporary, identity)
     await publish(temporary, folder, identity)
   } catch (error) {
     await removeFolder(temporary)
-    log?.warn(slowerLoad(model, error))
-    return undefined
+    // Only if nothing else is in it.
+    await rmdir(cache).catch(() => {})
+    throw error
   }
   await sweep(cache, basename(model), identity, folder)
-  log?.info(`Packed ${model} into ${folder} in ${((performance.now() - started) / 1000).toFixed(1)} s.`)
-  return join(folder, GRAPH_FILE)
+  if (manifest.unusable === undefined)
+    log?.info(`Packed ${model} into ${folder} in ${((performance.now() - started) / 1000).toFixed(1)} s.`)
+  return manifest
 }
 
-/** Checks that all was written, puts it on the disk, and says what it is. */
-async function seal(temporary: string, identity: Identity): Promise<void> {
+/** Checks what was made, writes down from what, and puts all of it on the disk. */
+async function seal(temporary: string, identity: Identity): Promise<Manifest> {
+  const offsets = packedOffsets(await readFile(join(temporary, GRAPH_FILE)))
+  const unusable = unusableReason(offsets)
   const files: Record<string, number> = {}
   for (const name of (await readdir(temporary)).sort()) {
-    // Without this a power cut could leave files of the right size that are empty: wrong answers, and no error.
-    const file = await open(join(temporary, name), 'r+')
-    try {
-      await file.sync()
-      files[name] = (await file.stat()).size
-    } finally {
-      await file.close()
-    }
+    if (unusable === undefined) files[name] = (await stat(join(temporary, name))).size
+    else await rm(join(temporary, name))
   }
-  await writeFile(join(temporary, IDENTITY_FILE), JSON.stringify({ ...identity, files } satisfies Manifest), {
-    flush: true,
-  } as object)
+  const manifest: Manifest = { ...identity, files, ...(unusable === undefined ? {} : { unusable }) }
+  await writeFile(join(temporary, IDENTITY_FILE), JSON.stringify(manifest))
+  // Without this a power cut could leave files of the right size that are empty: wrong answers, and no error.
+  for (const name of await readdir(temporary)) {
+    const file = await open(join(temporary, name), 'r+')
+    await file.sync().finally(() => file.close())
+  }
+  return manifest
+}
+
+/** Why a packed model with its weights at these places must not be used; undefined where it may. */
+function unusableReason(offsets: readonly number[]): string | undefined {
+  if (offsets.length === 0) return 'none of its weights has a packed form.'
+  const crooked = offsets.filter((offset) => offset % BLOB_ALIGNMENT !== 0).length
+  if (crooked === 0) return undefined
+  return `${crooked} of its ${offsets.length} packed weights would be saved where they cannot be mapped (they have less than 1 MB).`
+}
+
+/**
+ * Where the packed weights of a saved graph lie in its data file. Each is an entry of an initializer's external data
+ * (onnx.proto3): key "prepacked_0", value "MatMulNBits+<hash>|<offset>;<length>;<hash>", with one triple for each buffer.
+ */
+export function packedOffsets(graph: Buffer): number[] {
+  const offsets: number[] = []
+  // Latin-1 keeps one character for each byte. Between key and value are a tag and a length, whatever bytes these are.
+  for (const [, buffers] of graph.toString('latin1').matchAll(/prepacked_\d+[\s\S]*?((?:\|\d+;\d+;\d+)+)/g)) {
+    for (const [, offset] of buffers!.matchAll(/\|(\d+);/g)) offsets.push(Number(offset))
+  }
+  return offsets
 }
 
 /** Gives the finished folder its name. Another process may have been faster: then its folder is taken. */
@@ -137,7 +179,7 @@ async function publish(temporary: string, folder: string, identity: Identity): P
       await rename(temporary, folder)
       return
     } catch (error) {
-      if (await isWhole(folder, identity)) {
+      if (await readWhole(folder, identity)) {
         await removeFolder(temporary)
         return
       }
@@ -200,17 +242,17 @@ export function externalFiles(graph: Buffer): string[] {
   return [...names].sort()
 }
 
-/** Whether a folder holds a packed model of this identity, whole. */
-async function isWhole(folder: string, identity: Identity): Promise<boolean> {
+/** What a folder says of the packed model of this identity in it; undefined if it holds another, or not the whole of it. */
+async function readWhole(folder: string, identity: Identity): Promise<Manifest | undefined> {
   const manifest = await readManifest(folder)
-  if (!manifest) return false
-  const { files, ...found } = manifest
-  if (!isSame(found, identity) || !(GRAPH_FILE in files)) return false
+  if (!manifest) return undefined
+  const { files, unusable, ...found } = manifest
+  if (!isSame(found, identity) || (unusable === undefined && !(GRAPH_FILE in files))) return undefined
   for (const [name, size] of Object.entries(files)) {
-    const found = await stat(join(folder, name)).catch(() => undefined)
-    if (found?.size !== size) return false
+    const file = await stat(join(folder, name)).catch(() => undefined)
+    if (file?.size !== size) return undefined
   }
-  return true
+  return manifest
 }
 
 async function readManifest(folder: string): Promise<Manifest | undefined> {
@@ -221,25 +263,25 @@ async function readManifest(folder: string): Promise<Manifest | undefined> {
   }
 }
 
-async function assertRoom(cache: string, { source }: Identity): Promise<void> {
-  const needed = source.weights.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) * SAVED_SHARE
-  const { bavail, bsize } = await statfs(cache)
-  const free = bavail * bsize
+function weightBytes({ source }: Identity): number {
+  return source.weights.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+}
+
+function assertRoom(identity: Identity, free: number): void {
+  const needed = weightBytes(identity) * SAVED_SHARE
   if (free < needed) {
-    throw new Error(`it needs up to ${megabytes(needed)} on the disk, which has ${megabytes(free)} free`)
+    throw new Error(`it takes up to ${megabytes(needed)} on the disk, which has ${megabytes(free)} free`)
   }
+}
+
+async function freeBytes(folder: string): Promise<number> {
+  const { bavail, bsize } = await statfs(folder)
+  return bavail * bsize
 }
 
 /** A removal that fails (read-only, in use on Windows) harms nobody: what is left is found to be stale again. */
 async function removeFolder(folder: string): Promise<void> {
   await rm(folder, { recursive: true, force: true }).catch(() => {})
-}
-
-function slowerLoad(model: string, error: unknown): string {
-  return (
-    `${model} cannot be kept packed for this CPU, so each start loads it slower and holds its weights in private memory: ` +
-    `${error instanceof Error ? error.message : String(error)}`
-  )
 }
 
 function digest(identity: Identity): string {

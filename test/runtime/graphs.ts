@@ -58,11 +58,13 @@ export function attentionGraph(): Uint8Array {
 }
 
 /**
- * Writes a model of `layers` 4-bit products (y = x · W, f32 [B, 256]) with unique random weights beside it, as the exporter
- * lays them out. Returns the graph's path.
+ * Writes a model of `layers` 4-bit products (y = x · W · W …, f32 [B, size]) with unique random weights beside it, as the
+ * exporter lays them out. Returns the graph's path.
+ *
+ * @param options.size  rows and columns of each weight; from 2048 on, ONNX Runtime saves its packed form at a page's start.
  */
-export function writeQuantizedModel(folder: string, layers = 2): string {
-  const size = 256
+export function writeQuantizedModel(folder: string, options: { layers: number; size: number }): string {
+  const { layers, size } = options
   const block = 32
   const blocks = size / block
   mkdirSync(folder, { recursive: true })
@@ -71,15 +73,16 @@ export function writeQuantizedModel(folder: string, layers = 2): string {
   const parts: Uint8Array[] = []
   let offset = 0
   const external = (bytes: Uint8Array) => {
+    const padding = new Uint8Array(-bytes.byteLength & 4095)
     const data = { location: 'weights.bin', offset, length: bytes.byteLength }
-    parts.push(bytes)
-    offset += bytes.byteLength
+    parts.push(bytes, padding)
+    offset += bytes.byteLength + padding.byteLength
     return data
   }
   let value = 'x'
   for (let layer = 0; layer < layers; layer++) {
     const weights = randomFillSync(new Uint8Array((size * size) / 2))
-    const scales = new Float32Array(size * blocks).fill(0.01)
+    const scales = new Float32Array(size * blocks).fill(1 / size)
     const b = graph.initializer(`b${layer}`, 'u8', [size, blocks, block / 2], external(weights))
     const s = graph.initializer(`s${layer}`, 'f32', [size * blocks], external(new Uint8Array(scales.buffer)))
     value = graph.node('MatMulNBits', [value, b, s], {
