@@ -13,8 +13,10 @@ export interface StartOptions {
   readonly env: Readonly<Record<string, string | undefined>>
   /** Default: the cog.yaml of this package. */
   readonly cogFile?: string
-  /** Default: JSON lines on stdout, at LOG_LEVEL. */
-  readonly log?: Logger
+  /** What else must hold before anything starts; it runs while the worker's process comes up. To throw refuses the start. */
+  readonly check?: () => Promise<void>
+  /** Makes the logger for LOG_LEVEL. Default: JSON lines on stdout. */
+  readonly createLog?: (level: string) => Logger | Promise<Logger>
   /** Reports of a long setup. */
   readonly onProgress?: (report: SetupProgress) => void
 }
@@ -86,7 +88,8 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
     import('pino'),
   ])
   const settings = parseServerSettings(options.env)
-  const log = options.log ?? pino({ level: settings.LOG_LEVEL })
+  await options.check?.()
+  const log = (await options.createLog?.(settings.LOG_LEVEL)) ?? pino({ level: settings.LOG_LEVEL })
   const service = new Service({
     worker,
     predictor: readCogYaml(options.cogFile ?? packageCogFile()),

@@ -1,9 +1,10 @@
 import type { LogSource, MetricMode, SetupLogLevel, SetupProgress } from './predictor.js'
 
 /**
- * What crosses the border between the server and the process that hosts the Predictor. All of it is plain JSON: that
- * is how the messages travel (`fork` with `serialization: 'json'`, twice as fast as structured clone for these, see
- * docs/measurements.md), so `undefined` and NaN do not survive. A run is named by `key`, since two may share an id.
+ * What crosses the border between the server and the process that hosts the Predictor. All of it is plain JSON, so
+ * `undefined` and NaN do not survive: `fork` with `serialization: 'json'` needs 33 µs a round trip where structured clone
+ * needs 48–115, and carries 1.8 million chunks a second in batches of 64 against 0.95 (Node 20.20, 2 cores).
+ * A run is named by `key`, since two may share an id.
  */
 export type ToWorker =
   | { readonly type: 'setup'; readonly file: string; readonly name: string; readonly concurrency: number }

@@ -57,6 +57,8 @@ export interface NewPrediction {
 const HISTORY_LIMIT = 1024
 /** How long the Predictor's `healthcheck` may take: Cog's limit. */
 const HEALTHCHECK_MS = 5000
+/** An id is the client's and may fill a whole body. */
+const LONGEST_LOGGED_ID = 100
 
 interface Run {
   readonly prediction: Prediction
@@ -267,6 +269,8 @@ export class Service {
         this.#runs.delete(event.key)
         this.#settle()
         run.refuse(ServerError.withDetail('INVALID_INPUT', event.detail))
+        // For streams that joined under its id while it was checked: they must end, too.
+        prediction.fail(event.detail.map(({ loc, msg }) => `${loc.join('.')}: ${msg}`).join('; '))
         return
       case 'output':
         prediction.addOutput(event.chunk)

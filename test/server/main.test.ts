@@ -48,7 +48,7 @@ t.test('a server in this process forks its worker under whatever loader runs, an
   const server = await startServer({
     env: { ...process.env, PORT: '0', HOST: '127.0.0.1' },
     cogFile: writeCogYaml(t.testdir({}), { file: 'echo-stream.ts' }),
-    log: pino({ level: 'silent' }),
+    createLog: () => pino({ level: 'silent' }),
   })
   t.equal(await server.setup, 'succeeded')
   t.match(await (await post(server.url, { prompt: 'a', n: 1 })).json(), { output: ['a'] })

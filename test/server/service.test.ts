@@ -121,6 +121,19 @@ t.test('the order of refusals is: bad input, not ready, no slot', async (t) => {
   await t.rejects(bad(), { code: 'INVALID_INPUT' })
 })
 
+t.test('a stream that joined a prediction while it was checked ends when the check refuses it', async (t) => {
+  const { worker, service, create } = serve()
+  worker.ready()
+  const creating = create('a')
+  const joined = service.find('a')!
+  const detail = [{ loc: ['body', 'input', 'prompt'], msg: 'too long', type: 'value_error' }] as const
+  worker.tell({ type: 'batch', events: [{ key: worker.lastKey, kind: 'rejected', detail }] })
+  await t.rejects(creating, { code: 'INVALID_INPUT', detail })
+  await joined.ended
+  t.match(joined.body(), { status: 'failed', error: 'body.input.prompt: too long' })
+  t.equal(service.status, 'READY')
+})
+
 t.test('a slot is taken until the worker says that the predictor has let go', async (t) => {
   const { worker, service, create } = serve()
   worker.ready()
