@@ -19,7 +19,7 @@ function anonymous(pid: number): number {
   return Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024
 }
 
-const server = await startServer({ env: { ...process.env, PORT: '0' }, log: pino({ level: 'silent' }) })
+const server = await startServer({ env: { ...process.env, PORT: '0' }, createLog: () => pino({ level: 'silent' }) })
 if ((await server.setup) === 'failed') throw new Error('setup failed: start the service by hand to see why')
 
 async function abortOne(): Promise<void> {

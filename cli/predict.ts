@@ -23,7 +23,7 @@ export function predictCommand(environment: NodeJS.ProcessEnv): Command {
       using terminal = createTerminal()
       await using running = await startService({
         env: environment,
-        log: pino({ level: 'silent' }),
+        createLog: () => pino({ level: 'silent' }),
         onProgress: terminal.report,
       })
       const { service } = running

@@ -100,7 +100,7 @@ t.test('a checkpoint is exported, predicts in the terminal, and is served until 
 
   const server = start(['serve'], env)
   await server.line(/"msg":"ready"/)
-  const { url } = JSON.parse(await server.line(/"url"/)) as { url: string }
+  const [url] = /http:[^"]+/.exec(await server.line(/listening on/)) ?? []
   const answer = await fetch(`${url}/predictions`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
