@@ -303,9 +303,10 @@ export class Service {
     run.accept()
     this.#settle()
     const { id, status, metrics } = run.prediction.body()
-    const numbers = Object.entries(metrics).filter(([, value]) => typeof value === 'number')
+    // Numbers only: a text may be a user's.
+    const numbers = Object.fromEntries(Object.entries(metrics).filter(([, value]) => typeof value === 'number'))
     this.#options.log.info(
-      { id, status, ...(errorName && { errorName }), ...Object.fromEntries(numbers) },
+      { id: id.slice(0, LONGEST_LOGGED_ID), status, ...(errorName && { errorName }), metrics: numbers },
       'prediction',
     )
   }
