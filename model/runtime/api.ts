@@ -346,6 +346,8 @@ export const SIGNATURES = {
       ['val_ptr', 'pointer'],
     ],
   },
+  // Waits for the copies that BindInput has begun.
+  SynchronizeBoundInputs: { index: 202, returns: 'status', parameters: [['binding_ptr', 'pointer']] },
   RunWithBinding: {
     index: 133,
     returns: 'status',

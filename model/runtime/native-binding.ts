@@ -35,13 +35,14 @@ export class NativeBinding {
    * @throws {OrtError} C refused a tensor or the run. What is bound stays bound.
    */
   run(changes: readonly BindChange[], runOptions: bigint): void {
-    // Those of before the changes: what changes is bound right after, and must not be copied twice.
-    const changed = new Set(changes.filter(({ side }) => side === 'input').map(({ name }) => name))
-    for (const [name, tensor] of this.#bound.input) {
-      // ONNX Runtime copied the bytes of last time to the GPU, and does not look at the tensor again (IOBinding.cc).
-      if (tensor.copiedAtBind && !changed.has(name)) this.#api.BindInput(this.#handle, name, tensor.value)
-    }
     for (const change of changes) this.#bind(change)
+    const copied = [...this.#bound.input].filter(([, tensor]) => tensor.copiedAtBind)
+    const changed = new Set(changes.filter(({ side }) => side === 'input').map(({ name }) => name))
+    for (const [name, { value }] of copied) {
+      // What is bound since an earlier run: ONNX Runtime copied its bytes then, and does not look at them again.
+      if (!changed.has(name)) this.#api.BindInput(this.#handle, name, value)
+    }
+    if (copied.length > 0) this.#api.SynchronizeBoundInputs(this.#handle)
     this.#api.RunWithBinding(this.#session.handle, runOptions, this.#handle)
   }
 

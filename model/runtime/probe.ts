@@ -58,6 +58,7 @@ export class Probe {
     try {
       api.BindInput(binding, 'x', source.value)
       api.BindOutput(binding, 'y', target.value)
+      api.SynchronizeBoundInputs(binding)
       api.RunWithBinding(this.session.handle, runOptions, binding)
     } finally {
       api.ReleaseIoBinding(binding)

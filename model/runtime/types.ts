@@ -80,7 +80,7 @@ export interface Runtime extends AsyncDisposable {
   readonly threads: number
 
   openSession(options: SessionOptions): Promise<Session>
-  /** Zeroed memory of the given shape. `host` memory on CUDA is pinned where the provider offers it. */
+  /** Zeroed memory of the given shape. @throws {OutOfMemoryError} there is no such memory. */
   createTensor(options: { type: TensorType; shape: readonly number[]; place: Place }): Promise<Tensor>
   createBinding(session: Session): Promise<Binding>
   /**
