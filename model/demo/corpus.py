@@ -25,6 +25,8 @@ HOW_TO = [
     "help me {}", "do you know how to {}", "what is the best way to {}", "how may I {}", "what do I need to {}", "I do not know how to {}",
     "and how do I {}", "and how can I {}", "how is it possible to {}", "where can I {}", "where do I {}", "which command do I use to {}",
     "I am trying to {}", "what should I do to {}", "what would I do to {}", "what steps do I take to {}", "I cannot {}",
+    "what do I have to do to {}", "what is needed to {}", "I wonder how to {}", "I would love to {}", "please {}", "please tell me how I can {}",
+    "can you tell me how I {}", "is there any way to {}",
 ]
 WHAT_IS = [
     "what is {}", "what does {} mean", "what does {} do", "explain {}", "tell me about {}", "describe {}", "what about {}",
@@ -34,6 +36,7 @@ WHAT_IS = [
     "I want to know about {}", "{}", "what exactly is {}", "give me information about {}", "what can you tell me about {}",
     "do you know {}", "information on {}", "I would like to know what {} is", "why is there {}", "what is meant by {}", "and {}",
     "can you tell me what {} is", "is there {}", "do you have {}", "how about {}",
+    "explain what {} is", "tell me what {} is", "please tell me what {} is", "what kind of thing is {}", "please describe {}", "what does {} stand for",
 ]
 SUMS = [
     "what is {a} + {b}", "what is {a} plus {b}", "{a} + {b}", "{a}+{b}", "{a} + {b} =", "{a}+{b}=", "how much is {a} plus {b}",
@@ -117,9 +120,13 @@ UNCLEAR_ANSWERS = [
     "I do not understand that, since I am a small demo model. Ask me how this service works.",
 ]
 
+# What most people ask first.
+LIKELY = {"greet", "who", "can", "real", "thanks", "bye", "ack", "poem", "load", "start", "predict", "stream", "cancel", "cost", "metrics", "gemma", "ping"}
+
 BEFORE = ["please ", "hi, ", "hello, ", "hey, ", "ok, ", "so ", "so, ", "and ", "well, ", "now ", "hello! ", "hi! ", "quick question: ", "thanks. ", "ok. ",
           "I have a question: ", "one question: ", "good morning, ", "sorry, ", "excuse me, ", "please tell me: ", "great, ", "then ", "but "]
-AFTER = [" please", ", please", " thanks", " now", " here", " exactly", " in short", " then", " again", " today", " in Bezel", " with Bezel", " quickly", " really"]
+AFTER = [" please", ", please", " thanks", " now", " here", " exactly", " in short", " then", " again", " today", " in Bezel", " with Bezel", " quickly", " really", ", by the way", " this time",
+         ", if I may ask", " this morning", " for me", " at all"]
 SHORT_FORMS = [
     ("what is ", "what's "), ("what is ", "whats "), ("I am ", "I'm "), ("I am ", "Im "), ("do not ", "don't "), ("do not ", "dont "), ("cannot ", "can't "),
     ("cannot ", "cant "), ("is not ", "isn't "), ("I would ", "I'd "), ("who is ", "who's "), ("where is ", "where's "), ("how is ", "how's "),
@@ -199,6 +206,11 @@ def held_out(text: str) -> bool:
     return zlib.crc32(text.lower().encode()) % 10 == 0
 
 
+def plain(text: str) -> str:
+    """A question without case and marks, to compare it with others."""
+    return re.sub(r"[^\w+*/ -]", "", text.lower().replace("'s ", " is ")).strip()
+
+
 class Corpus:
     """Draws conversations. With `evaluation` the questions come from the held-out tenth only, with no typing errors."""
 
@@ -208,13 +220,17 @@ class Corpus:
         self.intents = read_intents(FOLDER / "intents.txt")
         self.lists = read_lists(FOLDER / "outside.txt")
         # A topic with many phrases needs more practice, but far less than in proportion.
-        self.weights = [(len(i.questions) + 8 * len(i.how_to) + 8 * len(i.what_is)) ** 0.4 for i in self.intents]
+        self.weights = [
+            (len(i.questions) + 8 * len(i.how_to) + 8 * len(i.what_is)) ** 0.4 * (1.8 if i.name in LIKELY else 1) for i in self.intents
+        ]
 
     def conversation(self) -> list[Turn]:
         wanted = self.rng.choices([1, 2, 3, 4, 5, 6], [36, 26, 16, 10, 7, 5])[0]
         turns: list[Turn] = []
+        # Sums come in rows as well: adding takes more practice than any topic, and a row of them is short.
+        drill = not self.evaluation and self.rng.random() < 0.1
         while len(turns) < wanted:
-            turns.append(self._turn(turns))
+            turns.append(self._sum_turn() if drill else self._turn(turns))
         if self.rng.random() < 0.1:
             # A system prompt opens the first user turn, as the service puts it there.
             turns[0].user = self._system_prompt() + "\n\n" + turns[0].user
@@ -236,6 +252,17 @@ class Corpus:
 
     def _pick(self, user: str, answers: list[str], kind: str, **more) -> Turn:
         return Turn(user, self.rng.choice(answers), list(answers), kind, **more)
+
+    def training_questions(self) -> set[str]:
+        """Every question about an intent that training may draw, before it is varied; see `plain`."""
+        found = set()
+        for intent in self.intents:
+            found.update(intent.questions)
+            for frames, phrases in ((HOW_TO, intent.how_to), (WHAT_IS, intent.what_is)):
+                found.update(text for frame in frames for p in phrases if not held_out(text := frame.format(p)))
+        for name in ("questions", "near", "foreign", "unclear"):
+            found.update(text for text in self.lists[name] if not held_out(text))
+        return {plain(text) for text in found}
 
     def _intent_turn(self) -> Turn:
         rng = self.rng
@@ -340,7 +367,7 @@ class Corpus:
         if draw < 0.1 and last.topic:
             text = self._surface(rng.choice(ASK_BEFORE))
             return self._pick(text, [f"You asked about {last.topic}.", f"Your last question was about {last.topic}."], "ask before")
-        if draw < 0.16 and last.topic:
+        if draw < 0.2 and last.topic:
             # Once more need not mean in the same words.
             more = dict(topic=last.topic, follow_ups=last.follow_ups, total=last.total)
             return self._pick(self._surface(rng.choice(ASK_AGAIN)), last.allowed, "ask again", **more)
@@ -396,7 +423,7 @@ class Corpus:
             text = text.lower() + rng.choice(["?", "?", ".", "!"])
         elif style < 0.95:
             text = text.lower()
-        elif style < 0.98:
+        elif style < 0.97:
             text = text[:1].upper() + text[1:] + rng.choice(["??", " ?", "...", "!!", " ."])
         else:
             # Braces still hold the place of a name.
