@@ -12,7 +12,7 @@ import {
   prepareRequest,
   Request,
 } from './request.js'
-import { batchesOf, Runner } from './runner.js'
+import { batchesOf, Runner, type RunnerOptions } from './runner.js'
 import type { Candidates, SamplingRow } from './sampler.js'
 import { occupantsOf, Scheduler, type Step } from './scheduler.js'
 import { chooseSize } from './size.js'
@@ -113,19 +113,25 @@ export class Engine implements AsyncDisposable {
     const { notice, ...size } = chooseSize({ availableBytes: availableBytes(runtime, folder), ...options })
     if (notice !== undefined) options.log?.warn(notice)
     const { chunkTokens = CHUNK_TOKENS[runtime.device.kind] } = options
-    const steps = ['tokenizer', 'caches', 'weights', 'first step']
-    const report = (done: number) => progress?.({ phase: 'load model', done, total: steps.length, unit: 'steps' })
+    let done = 0
+    const report = () => progress?.({ phase: 'load model', done: done++, total: 4, unit: 'steps' })
 
-    report(0)
-    const prompts = await PromptMaker.open(folder)
-    report(1)
+    report()
     const cache = await KVCache.create(runtime, { config: folder.config, type: folder.activationType, ...size })
-    report(2)
+    report()
     try {
-      const runner = await Runner.open({ runtime, folder, cache, chunkTokens, ...size })
-      report(3)
-      await warmUp(runner, folder.config.bosTokenId)
-      report(4)
+      // Side by side: the weights are loaded on the runtime's thread, while the tokenizer holds this one.
+      const [loading, parsing] = await Promise.allSettled([
+        openRunner({ runtime, folder, cache, chunkTokens, ...size }, report),
+        PromptMaker.open(folder).finally(report),
+      ])
+      if (loading.status === 'rejected') throw loading.reason
+      const runner = loading.value
+      if (parsing.status === 'rejected') {
+        await runner[Symbol.asyncDispose]()
+        throw parsing.reason
+      }
+      const prompts = parsing.value
       const description = {
         model: folder.path,
         dtype: folder.weightDtype,
@@ -324,11 +330,16 @@ function availableBytes(runtime: Runtime, folder: ModelFolder): number {
   return process.availableMemory() - folder.weightBytes - RESERVED_BYTES
 }
 
-/** Both kinds of steps once: memory is taken from the system, and the weights are read, at the first of each. */
-async function warmUp(runner: Runner, id: number): Promise<void> {
+/** Loads the model and runs both kinds of steps once: memory is taken, and the weights are read, at the first of each. */
+async function openRunner(options: RunnerOptions, report: () => void): Promise<Runner> {
+  const runner = await Runner.open(options)
+  report()
+  const id = options.folder.config.bosTokenId
   const row = { temperature: 1, penalty: 1, edits: new Map(), candidates: 1 }
   await runner.run([{ first: 0, ids: [[id, id]], lengths: [0], wanted: [0] }], [row])
   await runner.run([{ first: 0, ids: [[id]], lengths: [2], wanted: [0] }], [row])
+  report()
+  return runner
 }
 
 function choose(request: Request, candidates: Candidates): number | Error | undefined {

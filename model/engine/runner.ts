@@ -66,6 +66,16 @@ const CANDIDATES_FACTOR = 8
 /** Edits of a row are filled up to a power of it, so that a run's shapes are few. */
 const EDITS_BASE = 4
 
+/**
+ * Session config for the model's graph. On CUDA, f16 with symmetric blocks of 32 is the one shape for which the packaged build
+ * has its fast weight-only kernels, and they are off unless asked for.
+ * Source: docs/contrib_ops/cuda/matmul_nbits.md of ONNX Runtime 1.30; read, not run.
+ */
+function modelConfig({ runtime, folder }: RunnerOptions): Record<string, string> {
+  const hasFastKernels = folder.activationType === 'f16' && folder.manifest.blockSize === 32
+  return runtime.device.kind === 'cuda' && hasFastKernels ? { 'ep.cuda.fpa_intb_gemm': '1' } : {}
+}
+
 /** Runs steps of the model, and the sampling graph on the logits where they lie. */
 export class Runner implements AsyncDisposable {
   readonly #runtime: Runtime
@@ -97,7 +107,7 @@ export class Runner implements AsyncDisposable {
   static async open(options: RunnerOptions): Promise<Runner> {
     const { runtime, folder } = options
     const load = runtime.device.kind === 'cpu' && folder.weightBytes >= PACKED_FROM_BYTES ? 'packed' : 'plain'
-    const model = await runtime.openSession({ model: folder.engineModel, load })
+    const model = await runtime.openSession({ model: folder.engineModel, load, config: modelConfig(options) })
     const sampling = await runtime.openSession({ model: buildSamplingGraph(folder.activationType) })
     const binding = await runtime.createBinding(sampling)
     return new Runner(options, model, sampling, binding, await createTensors(options))
