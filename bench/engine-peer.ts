@@ -9,7 +9,10 @@ import { ownMemory } from './memory.js'
 export type Peer = 'bezel' | 'InferenceSession'
 
 export interface Figures {
+  /** Until the first request can be served: tokenizer, caches and a first step included, where the peer has them. */
   readonly loadMs: number
+  /** The weights alone: from the file to a session that can run. */
+  readonly sessionMs: number
   /** Tokens a second. */
   readonly prefill128: number
   readonly prefill512: number
@@ -31,6 +34,14 @@ const NEW_TOKENS = 64
 async function bezel(folder: ModelFolder): Promise<Figures> {
   const start = performance.now()
   await using runtime = await openRuntime({ device: 'cpu' })
+  let sessionMs = 0
+  const openSession = runtime.openSession.bind(runtime)
+  runtime.openSession = async (options) => {
+    const begin = performance.now()
+    const session = await openSession(options)
+    if (typeof options.model === 'string') sessionMs = performance.now() - begin
+    return session
+  }
   await using engine = await Engine.open({ folder, runtime, slots: SLOTS, contextLength: CONTEXT_LENGTH })
   const loadMs = performance.now() - start
   const run = async (promptTokens: number, newTokens: number): Promise<EndEvent> => {
@@ -58,6 +69,7 @@ async function bezel(folder: ModelFolder): Promise<Figures> {
   const memory = ownMemory()
   return {
     loadMs,
+    sessionMs,
     ...speeds,
     privateMb: (memory.anonymous - engine.describe().cacheBytes) / 1e6,
     mappedMb: memory.mapped / 1e6,
@@ -127,6 +139,7 @@ async function inferenceSession(folder: ModelFolder): Promise<Figures> {
   const memory = ownMemory()
   return {
     loadMs,
+    sessionMs: loadMs,
     ...speeds,
     // One after another: its total is that of one.
     decode4: speeds.decode1,
