@@ -1,15 +1,17 @@
+import { spawnSync } from 'node:child_process'
 import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { type Container, type ImageConfig, openEngine } from './container.js'
-import { capture, ENGINES, exitWith, findEngine, oneOf } from './engine.js'
+import { capture, ENGINES, type EngineName, exitWith, findEngine, oneOf } from './engine.js'
 import { TARGETS, type Target } from './image-labels.js'
 
-const USAGE = `Checks an image that npm run image has built: starts it with a read-only root, asks it, and stops it.
+const USAGE = `Builds an image and checks it: starts it with a read-only root, asks it, and stops it.
 
-  npm run image:check -- [--target cpu|cuda] [--tag name] [--engine docker|buildah]
+  npm run image:check -- [--target cpu|cuda] [--tag name] [--engine docker|buildah] [-- engine's options for the build]
 
   --target   Default: cpu.
-  --tag      The image. Default: bezel for cpu, bezel:cuda for cuda.
+  --tag      An image that is there, to check in place of a new one.
   --engine   Default: docker if it works here, else buildah (then as root, on Linux).
 `
 
@@ -30,7 +32,10 @@ function check(what: string, holds: boolean, found: unknown = ''): void {
 }
 
 async function main(): Promise<number> {
+  const words = process.argv.slice(2)
+  const end = words.includes('--') ? words.indexOf('--') : words.length
   const { values } = parseArgs({
+    args: words.slice(0, end),
     options: {
       target: { type: 'string', default: 'cpu' },
       tag: { type: 'string' },
@@ -43,27 +48,41 @@ async function main(): Promise<number> {
     return 0
   }
   const target = oneOf('target', values.target, TARGETS)
-  const engineName = values.engine === undefined ? findEngine() : oneOf('engine', values.engine, ENGINES)
-  const image = values.tag ?? (target === 'cpu' ? 'bezel' : `bezel:${target}`)
+  const engine = values.engine === undefined ? findEngine() : oneOf('engine', values.engine, ENGINES)
+  const image = values.tag ?? build(target, engine, words.slice(end))
+  await checkImage(image, target, engine)
+  process.stdout.write(failures === 0 ? 'All holds.\n' : `${failures} do not hold.\n`)
+  return failures === 0 ? 0 : 1
+}
+
+/** @returns the image's name. */
+function build(target: Target, engine: EngineName, options: readonly string[]): string {
+  const image = `bezel-check:${target}`
+  const script = fileURLToPath(new URL('build-image.ts', import.meta.url))
+  const words = ['--target', target, '--engine', engine, '--tag', image, ...options]
+  const { status } = spawnSync(process.execPath, [...process.execArgv, script, ...words], { stdio: 'inherit' })
+  if (status !== 0) throw new Error(`The build of ${image} failed.`)
+  return image
+}
+
+async function checkImage(image: string, target: Target, engineName: EngineName): Promise<void> {
   const engine = openEngine(engineName)
   if (engineName === 'docker') capture('docker', ['pull', '--quiet', BASE])
-
   const config = engine.config(image)
   checkConfig(config)
   checkSize(target, engine.sizeBytes(image), engine.sizeBytes(BASE))
   const started = performance.now()
   const container = await engine.start(image, config)
   try {
-    const health = await untilSetUp(container)
-    check('it is READY', health === 'READY', `${health} after ${seconds(started)}`)
+    const { status, setup } = await untilSetUp(container)
+    check('it is READY', status === 'READY', `${status} after ${seconds(started)}`)
+    if (status !== 'READY') process.stdout.write(setup?.logs ?? '')
     checkIsolation(container, target)
     await checkAnswers(container, config)
     await checkStop(container)
   } finally {
     container.remove()
   }
-  process.stdout.write(failures === 0 ? 'All holds.\n' : `${failures} do not hold.\n`)
-  return failures === 0 ? 0 : 1
 }
 
 function checkConfig(config: ImageConfig): void {
@@ -84,15 +103,20 @@ function checkSize(target: Target, size: number, base: number): void {
   else check('it takes at most 1.6 GB', size <= MOST_CUDA, found)
 }
 
-/** @returns the first state after setup; `no answer` if there was none in time. */
-async function untilSetUp({ url }: Container): Promise<string> {
-  let status = 'no answer'
+interface Health {
+  readonly status: string
+  readonly setup?: { readonly logs: string }
+}
+
+/** @returns its health after setup; `no answer` if there was none in time. */
+async function untilSetUp({ url }: Container): Promise<Health> {
+  let health: Health = { status: 'no answer' }
   for (const started = performance.now(); performance.now() - started < READY_SECONDS * 1000; await delay(100)) {
     const answer = await fetch(`${url}/health-check`).catch(() => undefined)
-    if (answer) ({ status } = (await answer.json()) as { status: string })
-    if (answer && status !== 'STARTING') break
+    if (answer) health = (await answer.json()) as Health
+    if (answer && health.status !== 'STARTING') break
   }
-  return status
+  return health
 }
 
 function checkIsolation(container: Container, target: Target): void {
