@@ -17,7 +17,7 @@ RUN npm run build
 FROM node AS packages
 WORKDIR /bezel
 COPY package.json package-lock.json .npmrc ./
-# Two packages carry the binaries of every platform (onnxruntime-node 214 MB, tokenizers 60 MB): only what this image can load stays.
+# Two packages carry the binaries of every platform (onnxruntime-node 288 MB, tokenizers 67 MB): only what this image can load stays.
 RUN npm ci --omit=dev && \
     arch="$(node -p process.arch)" && \
     find node_modules/onnxruntime-node/bin -mindepth 3 -maxdepth 3 -type d ! -path "*/linux/$arch" -exec rm -r {} + && \
