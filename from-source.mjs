@@ -3,7 +3,7 @@
 // process and its thread), at a quarter of a second each.
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { build } from 'esbuild'
+import { build, stop } from 'esbuild'
 
 const { outputFiles } = await build({
   absWorkingDir: import.meta.dirname,
@@ -29,4 +29,6 @@ await Promise.all(
     await rename(temporary, path)
   }),
 )
+// Its helper process would stay as long as this one.
+await stop()
 await import('./dist/cli.js')

@@ -7,9 +7,8 @@
  */
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { pino } from 'pino'
-import { startServer } from '../server/main.js'
 import { table } from './report.js'
+import { startService } from './service.js'
 
 const streams = Number(process.argv[2] ?? 200)
 const AT_ONCE = 4
@@ -19,13 +18,15 @@ function anonymous(pid: number): number {
   return Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024
 }
 
-const server = await startServer({ env: { ...process.env, PORT: '0' }, createLog: () => pino({ level: 'silent' }) })
-if ((await server.setup) === 'failed') throw new Error('setup failed: start the service by hand to see why')
+const service = await startService()
+// Whatever fails here, the service must not stay behind.
+process.on('exit', () => service.kill())
+const workerPid = Number(readFileSync(`/proc/${service.pid}/task/${service.pid}/children`, 'utf8').trim())
 
 async function abortOne(): Promise<void> {
   for (;;) {
     const reader = new AbortController()
-    const response = await fetch(`${server.url}/predictions`, {
+    const response = await fetch(`${service.url}/predictions`, {
       method: 'POST',
       headers: { 'content-type': 'application/json', accept: 'text/event-stream' },
       body: JSON.stringify({ input: { prompt: 'What can you do?', min_new_tokens: 200, max_new_tokens: 200 } }),
@@ -56,24 +57,24 @@ async function abortMany(count: number): Promise<void> {
   await Promise.all(Array.from({ length: AT_ONCE }, reader))
 }
 
-const measure = () => ({ server: anonymous(process.pid), worker: anonymous(server.workerPid!) })
+const measure = () => ({ server: anonymous(service.pid), worker: anonymous(workerPid) })
 // What both take once: compiled code, pools, buffers of the largest step.
 await abortMany(streams)
 const before = measure()
 await abortMany(streams)
 const after = measure()
 await sleep(1000)
-const health = (await (await fetch(`${server.url}/health-check`)).json()) as { status: string }
+const health = (await (await fetch(`${service.url}/health-check`)).json()) as { status: string }
 const slots = await Promise.all(
   Array.from({ length: AT_ONCE }, () =>
-    fetch(`${server.url}/predictions`, {
+    fetch(`${service.url}/predictions`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify({ input: { prompt: 'Hi' } }),
     }).then((response) => response.status),
   ),
 )
-await server.close()
+await service.stop()
 
 const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1)
 console.log(JSON.stringify({ date: new Date().toISOString(), streams, before, after, health: health.status, slots }))

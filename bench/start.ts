@@ -3,23 +3,10 @@
  *
  *   npm run bench:start -- [runs]
  */
-import { spawn } from 'node:child_process'
-import { createServer } from 'node:net'
 import { median, table } from './report.js'
+import { startService } from './service.js'
 
 const runs = Number(process.argv[2] ?? 5)
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await new Promise((resolve) => server.once('listening', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
-
-async function until(ready: () => Promise<boolean>): Promise<void> {
-  while (!(await ready().catch(() => false))) await new Promise((resolve) => setTimeout(resolve, 5))
-}
 
 /** Milliseconds to the first `output` event of a stream. */
 async function firstToken(url: string): Promise<number> {
@@ -40,28 +27,12 @@ async function firstToken(url: string): Promise<number> {
 }
 
 async function run(): Promise<{ ready: number; first: number; later: number }> {
-  const port = await freePort()
-  const start = performance.now()
-  // A group of its own, so that npm's children can be ended with it.
-  const child = spawn('npm', ['start'], {
-    env: { ...process.env, PORT: String(port) },
-    stdio: 'ignore',
-    detached: true,
-  })
-  const url = `http://127.0.0.1:${port}`
-  await until(async () => {
-    const health = (await (await fetch(`${url}/health-check`)).json()) as { status: string }
-    if (health.status === 'SETUP_FAILED') throw new Error('setup failed: start the service by hand to see why')
-    return health.status === 'READY'
-  })
-  const ready = performance.now() - start
-  const first = await firstToken(url)
+  const service = await startService(['npm', 'start'])
+  const first = await firstToken(service.url)
   const later: number[] = []
-  for (let i = 0; i < 10; i++) later.push(await firstToken(url))
-  const ended = new Promise((resolve) => child.once('exit', resolve))
-  process.kill(-child.pid!, 'SIGTERM')
-  await ended
-  return { ready, first, later: median(later) }
+  for (let i = 0; i < 10; i++) later.push(await firstToken(service.url))
+  await service.stop()
+  return { ready: service.readyMs, first, later: median(later) }
 }
 
 const figures: Awaited<ReturnType<typeof run>>[] = []
