@@ -121,17 +121,17 @@ function stopSequences(value: string | readonly string[] | undefined): string[] 
   return list.filter((sequence) => sequence !== '')
 }
 
-/** What the Predictor knows of a run's cost in tokens and time; the server adds the seconds and the dollars. */
+/** What the Predictor knows of a run, in tokens and seconds; the server adds its own times and the dollars. */
 function receipt(end: EndEvent): Record<string, number | string> {
-  const tokensPerSecond = (tokens: number, ms: number) => (ms > 0 ? { rate: (tokens / ms) * 1000 } : undefined)
-  const prefill = tokensPerSecond(end.promptTokens - end.cachedTokens, end.prefillMs)
-  const decode = tokensPerSecond(end.outputTokens - 1, end.decodeMs)
+  const seconds = (ms: number) => Number((ms / 1000).toFixed(6))
+  const rate = (tokens: number, ms: number) => Number(((tokens / ms) * 1000).toFixed(2))
   return {
     input_token_count: end.promptTokens,
     output_token_count: end.outputTokens,
-    ...(end.timeToFirstTokenMs === undefined ? {} : { time_to_first_token: end.timeToFirstTokenMs / 1000 }),
-    ...(prefill && { prefill_tokens_per_second: prefill.rate }),
-    ...(decode && { tokens_per_second: decode.rate }),
+    ...(end.timeToFirstTokenMs !== undefined && { time_to_first_token: seconds(end.timeToFirstTokenMs) }),
+    ...(end.prefillMs > 0 && { prefill_tokens_per_second: rate(end.promptTokens - end.cachedTokens, end.prefillMs) }),
+    // From the first token to the last: one token alone has no speed.
+    ...(end.decodeMs > 0 && { tokens_per_second: rate(end.outputTokens - 1, end.decodeMs) }),
     finish_reason: end.finishReason,
     ended_by: end.endedBy,
     seed: end.seed,

@@ -140,7 +140,7 @@ export class PromptTooLongError extends ModelError {
     super(
       'PROMPT_TOO_LONG',
       `The prompt has ${promptTokens} tokens, but a slot holds ${slotTokens} with at least one for the answer. ` +
-        `Shorten it to at most ${slotTokens - 1} tokens, or raise CONTEXT_LENGTH.`,
+        `Shorten it to at most ${slotTokens - 1} tokens, or raise CONTEXT_LENGTH if the model was made for more.`,
     )
     this.promptTokens = promptTokens
     this.slotTokens = slotTokens
