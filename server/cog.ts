@@ -1,8 +1,10 @@
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { BodyReader } from './body.js'
 import { COG_RELEASE } from './cog-release.js'
 import { ServerError } from './errors.js'
 import { JsonError, parseJson, stringifySorted } from './json.js'
+import type { HttpLimits } from './limits.js'
 import type { Prediction } from './prediction.js'
 import type { Health, Schedule, Service } from './service.js'
 import { streamPrediction } from './sse.js'
@@ -10,18 +12,13 @@ import { streamPrediction } from './sse.js'
 export interface CogRoutesOptions {
   readonly service: Service
   readonly schedule: Schedule
-  /** Most bytes of a request's body. */
-  readonly bodyLimitBytes: number
-  /** Most bytes that wait for one reader of a stream. */
-  readonly streamBufferBytes: number
+  readonly limits: HttpLimits
 }
-
-/** Cog's limit for a request's body. */
-export const BODY_LIMIT_BYTES = 104_857_600
 
 /** Adds Cog's routes. Paths are matched exactly: a trailing slash or another letter case is another path. */
 export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): void {
-  const { service } = options
+  const { service, limits } = options
+  const bodies = new BodyReader({ limit: limits.bodyBytes, totalLimit: limits.bodiesBytes })
   const openStreams = new WeakMap<Prediction, number>()
 
   app.get('/', (_request, reply) => sendJson(reply, DISCOVERY))
@@ -37,13 +34,13 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
   })
 
   app.post('/predictions', async (request, reply) => {
-    const envelope = await readEnvelope(request, options.bodyLimitBytes)
+    const envelope = await readEnvelope(request, bodies)
     return await predict(request, reply, envelope)
   })
 
   app.put<{ Params: { id: string } }>('/predictions/:id', async (request, reply) => {
     const { id } = request.params
-    const envelope = await readEnvelope(request, options.bodyLimitBytes)
+    const envelope = await readEnvelope(request, bodies)
     if (envelope.id !== undefined && envelope.id !== id) {
       const msg = 'prediction ID must match the ID supplied in the URL'
       throw ServerError.withDetail('ID_MISMATCH', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
@@ -61,6 +58,10 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
 
   async function predict(request: FastifyRequest, reply: FastifyReply, envelope: Envelope): Promise<FastifyReply> {
     const mode = modeOf(request.headers)
+    if (envelope.id !== undefined && Buffer.byteLength(envelope.id) > limits.idBytes) {
+      const msg = `prediction ID must be at most ${limits.idBytes} bytes`
+      throw ServerError.withDetail('ID_TOO_LONG', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
+    }
     // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
     const left = leaving(reply)
@@ -96,7 +97,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
       prediction,
       response: reply.raw,
       schedule: options.schedule,
-      bufferBytes: options.streamBufferBytes,
+      bufferBytes: limits.streamBufferBytes,
       onLeave: (reason) => {
         if (reason === 'lagged') reply.log.warn({ id: prediction.id }, 'stream cut off: its reader does not keep up')
         count(-1)
@@ -171,12 +172,12 @@ interface Envelope {
   readonly context: Readonly<Record<string, string>>
 }
 
-async function readEnvelope(request: FastifyRequest, limit: number): Promise<Envelope> {
+async function readEnvelope(request: FastifyRequest, bodies: BodyReader): Promise<Envelope> {
   const type = request.headers['content-type']
   // As Cog does: without a content type the body is not read, and counts as {}.
   if (type === undefined) return parseEnvelope({})
   if (!isJson(type)) throw ServerError.of('BODY_TYPE', {})
-  const body = await readBody(request.raw, limit)
+  const body = await bodies.read(request.raw)
   try {
     return parseEnvelope(parseJson(body))
   } catch (error) {
@@ -188,25 +189,6 @@ async function readEnvelope(request: FastifyRequest, limit: number): Promise<Env
 /** `application/json` or `application/…+json`, in any case, with any parameters. */
 function isJson(contentType: string): boolean {
   return /^application\/(?:json|[^;\s]+\+json)$/i.test(contentType.split(';')[0]!.trim())
-}
-
-/**
- * Reads a body of at most `limit` bytes.
- *
- * What comes beyond is read and thrown away, as much again, before the refusal: an answer to a client that still sends
- * would be lost with the connection.
- */
-async function readBody(request: IncomingMessage, limit: number): Promise<Buffer> {
-  const chunks: Buffer[] = []
-  let size = 0
-  for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-    size += chunk.length
-    if (size <= limit) chunks.push(chunk)
-    else chunks.length = 0
-    if (size > 2 * limit) break
-  }
-  if (size > limit) throw ServerError.of('BODY_TOO_LARGE', { limit })
-  return Buffer.concat(chunks, size)
 }
 
 const WEBHOOK_EVENTS: ReadonlySet<unknown> = new Set(['start', 'output', 'logs', 'completed'])

@@ -3,6 +3,7 @@ import { dirname, extname, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { PRICES } from './cost.js'
+import { HTTP_LIMITS } from './limits.js'
 
 /** A variable, or a field of cog.yaml, has a value outside its range. Whoever starts the server ends with exit code 2. */
 export class SettingError extends Error {
@@ -52,6 +53,14 @@ export const serverSettings = z.object({
     .default('info')
     .describe("Least severe level that is logged. No level logs a prompt's or an answer's text")
     .meta({ range: `one of ${LOG_LEVELS.join(', ')}` }),
+  MAX_CONNECTIONS: numeric(z.int().min(1).max(1_000_000))
+    .default(HTTP_LIMITS.connections)
+    .describe('Open connections; one more is closed as soon as it comes')
+    .meta({ range: 'a whole number from 1 to 1000000' }),
+  RECEIVE_SECONDS: numeric(z.number().min(1).max(3600))
+    .default(HTTP_LIMITS.requestMs / 1000)
+    .describe('How long a client may take to send a request; 10 of them for its head')
+    .meta({ range: 'a number from 1 to 3600' }),
   DRAIN_SECONDS: numeric(z.number().min(0).max(3600))
     .default(25)
     .describe('How long running predictions may go on after SIGTERM before they are canceled')

@@ -14,6 +14,14 @@ export const ERRORS = {
     form: 'text',
     message: 'Failed to buffer the request body: length limit exceeded: it is over {limit} bytes',
   },
+  /** The connection ended within the body: it is in the log at most. */
+  BODY_INCOMPLETE: { status: 400, form: 'text', message: 'The connection ended before the request body did.' },
+  RECEIVING_TOO_MUCH: {
+    status: 503,
+    form: 'failed',
+    message: 'The server is receiving as many bytes of request bodies as it can hold. Send the request again.',
+    retryAfterSeconds: 1,
+  },
   /** Cog. */
   BODY_TYPE: { status: 415, form: 'text', message: 'Expected request with `Content-Type: application/json`' },
   /** Cog: the words up to the first colon. */
@@ -27,6 +35,7 @@ export const ERRORS = {
   INVALID_INPUT: { status: 422, form: 'detail', message: '' },
   /** Cog, which says `prediction ID`. */
   ID_MISMATCH: { status: 422, form: 'detail', message: '' },
+  ID_TOO_LONG: { status: 422, form: 'detail', message: '' },
   /** Cog. */
   INVALID_URL: { status: 400, form: 'text', message: 'Invalid URL: Invalid UTF-8 in `id`' },
   /** Cog. */
@@ -64,6 +73,8 @@ interface ErrorRow {
   readonly status: number
   readonly form: 'text' | 'error' | 'failed' | 'detail' | 'empty'
   readonly message: string
+  /** What `retry-after` says. */
+  readonly retryAfterSeconds?: number
 }
 
 /** Errors of a prediction (status `failed`) and of a stream (event `error`): they have no HTTP status of their own. */
@@ -109,11 +120,20 @@ export class ServerError extends Error {
   }
 
   /** A 422 in Cog's form. */
-  static withDetail(code: 'INVALID_INPUT' | 'ID_MISMATCH', detail: readonly InputProblem[]): ServerError {
+  static withDetail(
+    code: 'INVALID_INPUT' | 'ID_MISMATCH' | 'ID_TOO_LONG',
+    detail: readonly InputProblem[],
+  ): ServerError {
     return new ServerError(code, detail.map(({ loc, msg }) => `${loc.join('.')}: ${msg}`).join('; '), detail)
   }
 
   get status(): number {
     return ERRORS[this.code].status
+  }
+
+  /** When to try again, where that is known: what `retry-after` says. */
+  get retryAfterSeconds(): number | undefined {
+    const row: ErrorRow = ERRORS[this.code]
+    return row.retryAfterSeconds
   }
 }

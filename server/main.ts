@@ -106,7 +106,12 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
   const { service, settings, log } = await createService(worker, options)
   // Last, since it is the slowest to load: the child has its work by now.
   const { createApp } = await import('./app.js')
-  const app = createApp({ service, log, schedule })
+  const app = createApp({
+    service,
+    log,
+    schedule,
+    limits: { connections: settings.MAX_CONNECTIONS, requestMs: settings.RECEIVE_SECONDS * 1000 },
+  })
   await app.listen({
     host: settings.HOST,
     port: settings.PORT,

@@ -9,9 +9,6 @@ const KEEP_ALIVE_MS = 15_000
 /** How long a reader that was cut off, or whose prediction has ended, may take to read what is left. */
 const LINGER_MS = 30_000
 
-/** Most bytes that wait for a reader. A whole 8,192-token answer as events is about 600 kB. */
-export const STREAM_BUFFER_BYTES = 1024 * 1024
-
 export interface StreamOptions {
   readonly prediction: Prediction
   readonly response: ServerResponse

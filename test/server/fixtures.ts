@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import { createApp } from '../../server/app.js'
 import { PredictorHost } from '../../server/host.js'
+import type { HttpLimits } from '../../server/limits.js'
 import type { FromWorker, ToWorker, Worker, WorkerEvent } from '../../server/messages.js'
 import type { Predictor } from '../../server/predictor.js'
 import { type Schedule, Service } from '../../server/service.js'
@@ -83,6 +84,7 @@ export interface TestServerOptions {
   readonly clock?: FakeClock
   readonly bodyLimitBytes?: number
   readonly streamBufferBytes?: number
+  readonly limits?: Partial<HttpLimits>
   /** Receives each log line. */
   readonly onLog?: (line: string) => void
 }
@@ -113,8 +115,11 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
     service,
     log,
     schedule: clock.schedule,
-    ...(options.bodyLimitBytes !== undefined && { bodyLimitBytes: options.bodyLimitBytes }),
-    ...(options.streamBufferBytes !== undefined && { streamBufferBytes: options.streamBufferBytes }),
+    limits: {
+      ...options.limits,
+      ...(options.bodyLimitBytes !== undefined && { bodyBytes: options.bodyLimitBytes }),
+      ...(options.streamBufferBytes !== undefined && { streamBufferBytes: options.streamBufferBytes }),
+    },
   })
   await service.firstSetup
   const listen = async () => {
