@@ -6,7 +6,7 @@ import { ServerError } from './errors.js'
 import { JsonError, parseJson, stringifySorted } from './json.js'
 import type { HttpLimits } from './limits.js'
 import type { Prediction } from './prediction.js'
-import type { Health, Schedule, Service } from './service.js'
+import type { Health, Place, Schedule, Service } from './service.js'
 import { streamPrediction } from './sse.js'
 
 export interface CogRoutesOptions {
@@ -66,7 +66,16 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
     const left = leaving(reply)
     if (mode === 'stream') {
-      await service.create({ ...envelope, signal: left, onAccept: (prediction) => stream(reply, prediction) })
+      // One that has to wait is followed from then on, for its reader's patience; else from its acceptance.
+      const follow = (prediction: Prediction) => {
+        if (!openStreams.has(prediction)) stream(reply, prediction)
+      }
+      try {
+        await service.create({ ...envelope, signal: left, onAccept: follow, onQueue: follow })
+      } catch (error) {
+        // Refused by the Predictor's own check after it waited: its stream has told so.
+        if (!reply.sent) throw error
+      }
       return reply
     }
     const prediction = await service.create({ ...envelope, signal: left })
@@ -98,6 +107,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
       response: reply.raw,
       schedule: options.schedule,
       bufferBytes: limits.streamBufferBytes,
+      comment: () => queueComment(service.place(prediction)),
       onLeave: (reason) => {
         if (reason === 'lagged') reply.log.warn({ id: prediction.id }, 'stream cut off: its reader does not keep up')
         count(-1)
@@ -105,6 +115,13 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     })
     return reply
   }
+}
+
+/** What a quiet stream says: that it lives, or where it waits. */
+function queueComment(place: Place | undefined): string {
+  if (!place) return 'keep-alive'
+  const estimate = place.estimateMs === undefined ? '' : `, about ${Math.ceil(place.estimateMs / 1000)} s`
+  return `queued, position ${place.position}${estimate}`
 }
 
 const DISCOVERY = {

@@ -53,6 +53,10 @@ export const serverSettings = z.object({
     .default('info')
     .describe("Least severe level that is logged. No level logs a prompt's or an answer's text")
     .meta({ range: `one of ${LOG_LEVELS.join(', ')}` }),
+  QUEUE: numeric(z.int().min(0).max(100_000))
+    .default(0)
+    .describe('How many predictions may wait for a free slot; 0 refuses them at once with 409, as Cog does')
+    .meta({ range: 'a whole number from 0 to 100000' }),
   MAX_CONNECTIONS: numeric(z.int().min(1).max(1_000_000))
     .default(HTTP_LIMITS.connections)
     .describe('Open connections; one more is closed as soon as it comes')

@@ -52,6 +52,11 @@ export const ERRORS = {
   },
   /** Cog. */
   AT_CAPACITY: { status: 409, form: 'failed', message: 'At capacity - all prediction slots busy' },
+  QUEUE_FULL: {
+    status: 429,
+    form: 'failed',
+    message: 'All prediction slots are busy and {limit} predictions wait, which is as many as may. Try again later.',
+  },
   DRAINING: {
     status: 503,
     form: 'failed',
@@ -106,17 +111,31 @@ export function fill<Message extends string>(message: Message, values: Values<Me
 export class ServerError extends Error {
   readonly code: ErrorCode
   readonly detail: readonly InputProblem[]
+  /** When to try again, where that is known, in whole seconds: what `retry-after` says. */
+  readonly retryAfterSeconds: number | undefined
 
-  private constructor(code: ErrorCode, message: string, detail: readonly InputProblem[]) {
+  private constructor(
+    code: ErrorCode,
+    message: string,
+    { detail = [], retryAfterMs }: { detail?: readonly InputProblem[]; retryAfterMs?: number } = {},
+  ) {
     super(message)
     this.name = 'ServerError'
     this.code = code
     this.detail = detail
+    const row: ErrorRow = ERRORS[code]
+    this.retryAfterSeconds =
+      retryAfterMs === undefined ? row.retryAfterSeconds : Math.max(1, Math.ceil(retryAfterMs / 1000))
   }
 
   static of<Code extends ErrorCode>(code: Code, values: Values<(typeof ERRORS)[Code]['message']>): ServerError {
     const message: string = ERRORS[code].message
-    return new ServerError(code, fill(message, values as Values<string>), [])
+    return new ServerError(code, fill(message, values as Values<string>))
+  }
+
+  /** The same error, with the time after which to try again: a whole second at least. */
+  after(retryAfterMs: number): ServerError {
+    return new ServerError(this.code, this.message, { detail: this.detail, retryAfterMs })
   }
 
   /** A 422 in Cog's form. */
@@ -124,16 +143,10 @@ export class ServerError extends Error {
     code: 'INVALID_INPUT' | 'ID_MISMATCH' | 'ID_TOO_LONG',
     detail: readonly InputProblem[],
   ): ServerError {
-    return new ServerError(code, detail.map(({ loc, msg }) => `${loc.join('.')}: ${msg}`).join('; '), detail)
+    return new ServerError(code, detail.map(({ loc, msg }) => `${loc.join('.')}: ${msg}`).join('; '), { detail })
   }
 
   get status(): number {
     return ERRORS[this.code].status
-  }
-
-  /** When to try again, where that is known: what `retry-after` says. */
-  get retryAfterSeconds(): number | undefined {
-    const row: ErrorRow = ERRORS[this.code]
-    return row.retryAfterSeconds
   }
 }

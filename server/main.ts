@@ -97,6 +97,7 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
     log,
     schedule,
     now: () => performance.now(),
+    queueLimit: settings.QUEUE,
     ...(options.onProgress && { onProgress: options.onProgress }),
   })
   return { service, settings, log }

@@ -33,6 +33,8 @@ export interface PredictionOptions {
   readonly dollarsPerSecond: number
   /** How many of the last events are kept for readers that come later. */
   readonly historyLimit: number
+  /** Whether it may have to wait: then `queue_time` is among its metrics. */
+  readonly queue?: boolean
   /** Milliseconds on a clock that never goes back. */
   readonly now: () => number
 }
@@ -60,7 +62,8 @@ export class Prediction {
   readonly #listeners = new Set<(event: PredictionEvent) => void>()
   readonly #options: PredictionOptions
   readonly #createdAt: number
-  #startedAt: number
+  /** Undefined while it waits for a slot. */
+  #startedAt: number | undefined
   #end!: () => void
 
   constructor(options: PredictionOptions) {
@@ -68,7 +71,6 @@ export class Prediction {
     this.input = options.input
     this.#options = options
     this.#createdAt = options.now()
-    this.#startedAt = this.#createdAt
     this.ended = new Promise((resolve) => {
       this.#end = resolve
     })
@@ -85,6 +87,11 @@ export class Prediction {
   /** Marks the moment from which time is paid for: a slot is taken and the worker has the input. */
   begin(): void {
     this.#startedAt = this.#options.now()
+  }
+
+  /** Milliseconds since then; 0 before. */
+  get runMs(): number {
+    return this.#startedAt === undefined ? 0 : this.#options.now() - this.#startedAt
   }
 
   /** The worker has accepted the input. */
@@ -176,9 +183,11 @@ export class Prediction {
     if (this.isFinal) return
     this.#status = status
     const endedAt = this.#options.now()
-    const predictTime = seconds(endedAt - this.#startedAt)
+    const startedAt = this.#startedAt ?? endedAt
+    const predictTime = seconds(endedAt - startedAt)
     // Last, so that no metric of the Predictor's can stand in their place.
     this.#metrics.predict_time = predictTime
+    if (this.#options.queue) this.#metrics.queue_time = seconds(startedAt - this.#createdAt)
     this.#metrics.total_time = seconds(endedAt - this.#createdAt)
     this.#metrics.cost = costOf(predictTime, this.#options.dollarsPerSecond)
     this.#emit({ name: 'completed', data: this.body() })

@@ -4,6 +4,7 @@ import { fill, PREDICTION_ERRORS, ServerError } from './errors.js'
 import type { OpenApiDocument, ReadyMessage, RunEvent, ToWorker, Worker, WorkerEvent } from './messages.js'
 import { Prediction } from './prediction.js'
 import type { SetupProgress } from './predictor.js'
+import { Queue } from './queue.js'
 import { checkInput } from './validation.js'
 
 /** Runs `action` after `ms` unless canceled; `refresh` begins the wait anew. Replaced in tests. */
@@ -18,6 +19,8 @@ export interface ServiceOptions {
   readonly schedule: Schedule
   /** Milliseconds on a clock that never goes back. */
   readonly now: () => number
+  /** How many predictions may wait for a slot; default 0: none, as in Cog. */
+  readonly queueLimit?: number
   readonly onProgress?: (report: SetupProgress) => void
 }
 
@@ -51,6 +54,16 @@ export interface NewPrediction {
    * event. (The worker may report acceptance and all output in one message, more than the history keeps.)
    */
   readonly onAccept?: (prediction: Prediction) => void
+  /** Called instead, and earlier, when the prediction has to wait for a slot; then a refusal, too, is its failed end. */
+  readonly onQueue?: (prediction: Prediction) => void
+}
+
+/** Where a prediction stands that waits for a slot. */
+export interface Place {
+  /** 1 is the next. */
+  readonly position: number
+  /** Undefined while nothing is known about how long runs take. */
+  readonly estimateMs: number | undefined
 }
 
 /** How many of a prediction's events are kept for streams that join it: Cog's number. */
@@ -62,8 +75,15 @@ const LONGEST_LOGGED_ID = 100
 
 interface Run {
   readonly prediction: Prediction
+  readonly request: NewPrediction
+  readonly input: Readonly<Record<string, unknown>>
   readonly accept: () => void
   readonly refuse: (error: ServerError) => void
+}
+
+interface Waiting {
+  readonly key: number
+  readonly run: Run
 }
 
 /**
@@ -75,6 +95,8 @@ interface Run {
 export class Service {
   readonly #options: ServiceOptions
   readonly #runs = new Map<number, Run>()
+  /** Those that wait for a slot, under the keys that they will run with. */
+  readonly #queue: Queue<Waiting>
   #nextKey = 1
   #ready: ReadyMessage | undefined
   #status: 'STARTING' | 'READY' | 'SETUP_FAILED' | 'DEFUNCT' = 'STARTING'
@@ -90,6 +112,7 @@ export class Service {
 
   constructor(options: ServiceOptions) {
     this.#options = options
+    this.#queue = new Queue(options.queueLimit ?? 0)
     options.worker.start({ type: 'setup', ...options.predictor }, (event) => this.#receive(event))
   }
 
@@ -118,9 +141,11 @@ export class Service {
   /**
    * Validates an input and runs it.
    *
+   * Where no slot is free, it waits in the queue, if there is one: first come, first served. Its status is `starting` then.
+   *
    * @returns the prediction, once the worker has accepted it; it may have ended by then.
-   * @throws {ServerError} INVALID_INPUT, then NOT_READY or DRAINING, then AT_CAPACITY, as Cog orders them; or
-   *   INVALID_INPUT from the Predictor's own check, which takes a slot. Nothing ran.
+   * @throws {ServerError} INVALID_INPUT, then NOT_READY or DRAINING, then AT_CAPACITY, as Cog orders them, or QUEUE_FULL
+   *   where there is a queue; or INVALID_INPUT from the Predictor's own check, which takes a slot. Nothing ran.
    */
   async create(request: NewPrediction): Promise<Prediction> {
     // Before the first setup is over the schema is not known, so that even a bad input gets a 503.
@@ -129,45 +154,65 @@ export class Service {
     if (checked.problems) throw ServerError.withDetail('INVALID_INPUT', checked.problems)
     if (this.#draining) throw ServerError.of('DRAINING', {})
     if (this.#status !== 'READY') throw ServerError.of('NOT_READY', {})
-    if (this.status === 'BUSY') throw ServerError.of('AT_CAPACITY', {})
-    return await this.#run(request, checked.input)
+    if (this.status === 'BUSY' || this.#queue.length > 0) this.#assertPlace()
+    return await this.#admit(request, checked.input)
   }
 
-  /** The prediction with this id that runs now; the oldest, should there be several. */
+  /** The prediction with this id that runs or waits now; the oldest, should there be several. */
   find(id: string): Prediction | undefined {
     for (const { prediction } of this.#runs.values()) if (prediction.id === id) return prediction
+    for (const { run } of this.#queue) if (run.prediction.id === id) return run.prediction
     return undefined
   }
 
-  /** Asks the worker to end a prediction. It ends when the Predictor gives way; one that has ended stays as it is. */
-  cancel(prediction: Prediction): void {
-    for (const [key, run] of this.#runs) if (run.prediction === prediction) this.#post({ type: 'cancel', key })
+  /** Where a prediction waits; undefined for one that does not. */
+  place(prediction: Prediction): Place | undefined {
+    const waiting = this.#waiting(prediction)
+    if (!waiting) return undefined
+    const position = this.#queue.position(waiting)!
+    return { position, estimateMs: this.#queue.estimateMs(position, this.#ready!.concurrency) }
   }
 
   /**
-   * Cancels every running prediction with this id.
+   * Ends a prediction that waits; asks the worker to end one that runs, which happens when the Predictor gives way. One that
+   * has ended stays as it is.
+   */
+  cancel(prediction: Prediction): void {
+    for (const [key, run] of this.#runs) if (run.prediction === prediction) this.#post({ type: 'cancel', key })
+    const waiting = this.#waiting(prediction)
+    if (waiting) this.#cancelWaiting(waiting)
+  }
+
+  /**
+   * Cancels every prediction with this id that runs or waits.
    *
    * @returns false if there is none.
    */
   cancelById(id: string): boolean {
     const keys = [...this.#runs].filter(([, run]) => run.prediction.id === id).map(([key]) => key)
+    const waiting = [...this.#queue].filter(({ run }) => run.prediction.id === id)
     for (const key of keys) this.#post({ type: 'cancel', key })
-    return keys.length > 0
+    for (const one of waiting) this.#cancelWaiting(one)
+    return keys.length + waiting.length > 0
   }
 
   /**
-   * Takes no more predictions, lets the running ones end, and cancels those that still run after `limitMs`.
+   * Takes no more predictions, lets those that run or wait end, and cancels what is left after `limitMs`.
    *
    * @returns when none runs; a Predictor that does not obey the cancel is given up after `graceMs` more.
    */
   async drain({ limitMs, graceMs }: { readonly limitMs: number; readonly graceMs: number }): Promise<void> {
     this.#draining = true
-    if (this.#runs.size === 0) return
+    if (this.#isIdle) return
     const idle = new Promise<void>((resolve) => {
       this.#idle = resolve
     })
     const limit = this.#options.schedule(limitMs, () => {
-      this.#options.log.warn({ running: this.#runs.size, limitMs }, 'drain limit reached, canceling')
+      this.#options.log.warn(
+        { running: this.#runs.size, waiting: this.#queue.length, limitMs },
+        'drain limit reached, canceling',
+      )
+      for (const waiting of [...this.#queue]) this.#cancelWaiting(waiting)
       for (const key of this.#runs.keys()) this.#post({ type: 'cancel', key })
     })
     const grace = this.#options.schedule(limitMs + graceMs, () => {
@@ -178,7 +223,8 @@ export class Service {
     grace.cancel()
   }
 
-  #run(request: NewPrediction, input: Readonly<Record<string, unknown>>): Promise<Prediction> {
+  /** Runs a prediction, or lets it wait where no slot is free. */
+  #admit(request: NewPrediction, input: Readonly<Record<string, unknown>>): Promise<Prediction> {
     const key = this.#nextKey++
     const prediction = new Prediction({
       id: request.id ?? newId(),
@@ -186,9 +232,10 @@ export class Service {
       iterator: this.#ready!.iterator,
       dollarsPerSecond: this.#options.dollarsPerSecond,
       historyLimit: HISTORY_LIMIT,
+      queue: this.#queue.limit > 0,
       now: this.#options.now,
     })
-    const cancel = () => this.#post({ type: 'cancel', key })
+    const cancel = () => this.cancel(prediction)
     return new Promise((resolve, reject) => {
       let settled = false
       /** True for the first call only. */
@@ -198,8 +245,10 @@ export class Service {
         request.signal.removeEventListener('abort', cancel)
         return true
       }
-      this.#runs.set(key, {
+      const run: Run = {
         prediction,
+        request,
+        input,
         accept: () => {
           if (!settle()) return
           request.onAccept?.(prediction)
@@ -208,12 +257,51 @@ export class Service {
         refuse: (error) => {
           if (settle()) reject(error)
         },
-      })
-      prediction.begin()
-      this.#post({ type: 'predict', key, id: prediction.id, input, context: request.context })
+      }
+      // Whoever waits goes first: a slot may just have been freed.
+      if (this.status === 'READY' && this.#queue.length === 0) this.#begin(key, run)
+      else {
+        this.#queue.add({ key, run })
+        request.onQueue?.(prediction)
+      }
       if (request.signal.aborted) cancel()
       else request.signal.addEventListener('abort', cancel, { once: true })
     })
+  }
+
+  #begin(key: number, run: Run): void {
+    this.#runs.set(key, run)
+    const { prediction, input, request } = run
+    prediction.begin()
+    this.#post({ type: 'predict', key, id: prediction.id, input, context: request.context })
+  }
+
+  /** Begins what waits, as far as there are free slots. */
+  #beginWaiting(): void {
+    while (this.status === 'READY') {
+      const next = this.#queue.take()
+      if (!next) return
+      this.#begin(next.key, next.run)
+    }
+  }
+
+  #waiting(prediction: Prediction): Waiting | undefined {
+    for (const waiting of this.#queue) if (waiting.run.prediction === prediction) return waiting
+    return undefined
+  }
+
+  #cancelWaiting(waiting: Waiting): void {
+    this.#queue.remove(waiting)
+    this.#close(waiting.run, (prediction) => prediction.cancel())
+  }
+
+  /** @throws {ServerError} nothing more may wait. */
+  #assertPlace(): void {
+    const { limit, length } = this.#queue
+    if (limit === 0) throw ServerError.of('AT_CAPACITY', {})
+    if (length < limit) return
+    const estimateMs = this.#queue.estimateMs(1, this.#ready!.concurrency) ?? 0
+    throw ServerError.of('QUEUE_FULL', { limit }).after(estimateMs)
   }
 
   #post(message: ToWorker): void {
@@ -240,6 +328,7 @@ export class Service {
         this.#setup = { ...this.#setup, completedAt: new Date(), status: 'succeeded' }
         log.info({ concurrency: event.concurrency, setupMs: this.#setupMs() }, 'ready')
         this.#setupDone('succeeded')
+        this.#beginWaiting()
         return
       case 'setup-failed':
         this.#setupFailed(`worker setup failed: ${event.reason}`)
@@ -267,6 +356,7 @@ export class Service {
         return
       case 'rejected':
         this.#runs.delete(event.key)
+        this.#beginWaiting()
         this.#settle()
         run.refuse(ServerError.withDetail('INVALID_INPUT', event.detail))
         // For streams that joined under its id while it was checked: they must end, too.
@@ -299,6 +389,13 @@ export class Service {
   #end(key: number, finish: (prediction: Prediction) => void, errorName?: string): void {
     const run = this.#runs.get(key)!
     this.#runs.delete(key)
+    this.#queue.recordRun(run.prediction.runMs)
+    this.#beginWaiting()
+    this.#close(run, finish, errorName)
+  }
+
+  /** Ends a prediction that neither runs nor waits any more. */
+  #close(run: Run, finish: (prediction: Prediction) => void, errorName?: string): void {
     finish(run.prediction)
     run.accept()
     this.#settle()
@@ -311,12 +408,17 @@ export class Service {
     )
   }
 
+  get #isIdle(): boolean {
+    return this.#runs.size === 0 && this.#queue.length === 0
+  }
+
   #settle(): void {
-    if (this.#runs.size === 0) this.#idle?.()
+    if (this.#isIdle) this.#idle?.()
   }
 
   #died({ ending, restarts }: Extract<WorkerEvent, { type: 'died' }>): void {
-    this.#options.log.error({ ending, restarts, running: this.#runs.size }, 'worker died')
+    const counts = { running: this.#runs.size, waiting: this.#queue.length }
+    this.#options.log.error({ ending, restarts, ...counts }, 'worker died')
     if (restarts) this.#status = 'DEFUNCT'
     else this.#setupFailed(`worker crashed: ${ending}`)
     this.#healthcheck?.resolve('worker crashed')

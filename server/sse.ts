@@ -14,6 +14,8 @@ export interface StreamOptions {
   readonly response: ServerResponse
   readonly schedule: Schedule
   readonly bufferBytes: number
+  /** What a quiet stream says to keep its connection: one line. Said at once, too, while the prediction has not started. */
+  readonly comment: () => string
   /** Called at most once, when this reader stops following before the end: it left, fell behind, or came too late. */
   readonly onLeave: (reason: 'closed' | 'lagged' | 'truncated') => void
 }
@@ -59,6 +61,8 @@ class EventStream {
 
     const { events, dropped, unsubscribe } = prediction.subscribe((event) => this.#send(event))
     this.#unsubscribe = unsubscribe
+    // Sends the head, so that who waits in the queue knows that it does.
+    if (prediction.status === 'starting') this.#comment()
     if (dropped > 0) this.#cutOff('truncated', dropped)
     else for (const event of events) this.#send(event)
   }
@@ -90,7 +94,7 @@ class EventStream {
 
   #comment(): void {
     if (this.#over) return
-    this.#pending += ': keep-alive\n\n'
+    this.#pending += `: ${this.#options.comment()}\n\n`
     this.#flush()
     this.#keepAlive.refresh()
   }

@@ -10,6 +10,7 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     HOST: '127.0.0.1',
     HARDWARE: 'cpu',
     LOG_LEVEL: 'info',
+    QUEUE: 0,
     MAX_CONNECTIONS: 1024,
     RECEIVE_SECONDS: 300,
     DRAIN_SECONDS: 25,

@@ -85,6 +85,7 @@ export interface TestServerOptions {
   readonly bodyLimitBytes?: number
   readonly streamBufferBytes?: number
   readonly limits?: Partial<HttpLimits>
+  readonly queueLimit?: number
   /** Receives each log line. */
   readonly onLog?: (line: string) => void
 }
@@ -110,6 +111,7 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
     log,
     schedule: clock.schedule,
     now: clock.now,
+    ...(options.queueLimit !== undefined && { queueLimit: options.queueLimit }),
   })
   const app = createApp({
     service,
