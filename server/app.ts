@@ -5,12 +5,15 @@ import type { Logger } from 'pino'
 import { addCogRoutes, sendJson } from './cog.js'
 import { ERRORS, ServerError } from './errors.js'
 import { HTTP_LIMITS, type HttpLimits } from './limits.js'
+import { addProbeRoutes } from './probes.js'
 import type { Schedule, Service } from './service.js'
 
 export interface AppOptions {
   readonly service: Service
   readonly log: Logger
   readonly schedule: Schedule
+  /** How long a prediction goes on whose stream has no reader, for one that comes back; default 0: not at all. */
+  readonly resumeMs?: number
   /** Those that differ from the defaults. */
   readonly limits?: Partial<HttpLimits>
 }
@@ -54,7 +57,7 @@ export function createApp(options: AppOptions): FastifyInstance {
     return sendError(reply, ServerError.of('INTERNAL', { requestId: request.id }))
   })
   app.setNotFoundHandler((request, reply) => {
-    const allow = allowedMethods(request.url)
+    const allow = allowedMethods(request.url, options.service.keeps)
     if (allow === undefined) return sendError(reply, ServerError.of('NOT_FOUND', {}))
     return sendError(reply.header('allow', allow), ServerError.of('METHOD_NOT_ALLOWED', {}))
   })
@@ -62,7 +65,9 @@ export function createApp(options: AppOptions): FastifyInstance {
     service: options.service,
     schedule: options.schedule,
     limits,
+    resumeMs: options.resumeMs ?? 0,
   })
+  addProbeRoutes(app, options.service)
   return app
 }
 
@@ -83,15 +88,16 @@ const CLIENT_ERRORS: ReadonlyMap<string, number> = new Map([
 ])
 
 const ALLOWED_METHODS: readonly (readonly [path: RegExp, allow: string])[] = [
-  [/^\/(?:health-check|openapi\.json)?$/, 'GET,HEAD'],
+  [/^\/(?:health-check|openapi\.json|livez|readyz)?$/, 'GET,HEAD'],
   [/^\/predictions$/, 'POST'],
   [/^\/predictions\/[^/]+$/, 'PUT'],
   [/^\/predictions\/[^/]+\/cancel$/, 'POST'],
 ]
 
 /** The methods of a path that exists; Fastify itself answers a wrong method as an unknown path. */
-function allowedMethods(url: string): string | undefined {
+function allowedMethods(url: string, keeps: boolean): string | undefined {
   const path = url.split('?')[0]!
+  if (keeps && /^\/predictions\/[^/]+$/.test(path)) return 'GET,HEAD,PUT'
   return ALLOWED_METHODS.find(([pattern]) => pattern.test(path))?.[1]
 }
 

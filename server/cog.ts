@@ -1,25 +1,33 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BodyReader } from './body.js'
+import { parseCancelAfter } from './cancel-after.js'
 import { COG_RELEASE } from './cog-release.js'
 import { ServerError } from './errors.js'
 import { JsonError, parseJson, stringifySorted } from './json.js'
 import type { HttpLimits } from './limits.js'
 import type { Prediction } from './prediction.js'
+import { StreamReaders } from './readers.js'
 import type { Health, Place, Schedule, Service } from './service.js'
-import { streamPrediction } from './sse.js'
 
 export interface CogRoutesOptions {
   readonly service: Service
   readonly schedule: Schedule
   readonly limits: HttpLimits
+  /** How long a prediction goes on whose stream has no reader; 0: it does not. */
+  readonly resumeMs: number
 }
 
 /** Adds Cog's routes. Paths are matched exactly: a trailing slash or another letter case is another path. */
 export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): void {
   const { service, limits } = options
   const bodies = new BodyReader({ limit: limits.bodyBytes, totalLimit: limits.bodiesBytes })
-  const openStreams = new WeakMap<Prediction, number>()
+  const readers = new StreamReaders({
+    service,
+    schedule: options.schedule,
+    bufferBytes: limits.streamBufferBytes,
+    resumeMs: options.resumeMs,
+  })
 
   app.get('/', (_request, reply) => sendJson(reply, DISCOVERY))
 
@@ -45,12 +53,25 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
       const msg = 'prediction ID must match the ID supplied in the URL'
       throw ServerError.withDetail('ID_MISMATCH', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
     }
-    const running = service.find(id)
+    const mode = modeOf(request.headers)
+    const after = lastEventId(request.headers)
+    // Whoever has a part of a stream wants the rest of it, also when it has ended meanwhile; Cog would run it again.
+    const running = mode === 'stream' && after >= 0 ? service.recall(id) : service.find(id)
     if (!running) return await predict(request, reply, { ...envelope, id })
-    if (modeOf(request.headers) === 'stream') return join(reply, running)
+    if (mode === 'stream') return join(reply, running, after)
     // Cog answers at once here, also in the mode that waits.
     return sendJson(reply.code(202), running.progress())
   })
+
+  // Cog answers 405.
+  if (service.keeps) {
+    app.get<{ Params: { id: string } }>('/predictions/:id', (request, reply) => {
+      const prediction = service.recall(request.params.id)
+      if (!prediction) throw ServerError.of('PREDICTION_NOT_FOUND', {})
+      if (modeOf(request.headers) === 'stream') return join(reply, prediction, lastEventId(request.headers))
+      return sendJson(reply, { ...prediction.progress(), ...placeBody(service.place(prediction)) })
+    })
+  }
 
   app.post<{ Params: { id: string } }>('/predictions/:id/cancel', (request, reply) =>
     sendJson(reply.code(service.cancelById(request.params.id) ? 200 : 404), {}),
@@ -62,23 +83,31 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
       const msg = `prediction ID must be at most ${limits.idBytes} bytes`
       throw ServerError.withDetail('ID_TOO_LONG', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
     }
+    const cancelAfterMs = readCancelAfter(request.headers)
     // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
     const left = leaving(reply)
     if (mode === 'stream') {
+      // Until it is followed; from then on its readers are counted.
+      const unread = new AbortController()
+      let followed = false
+      left.addEventListener('abort', () => {
+        if (!followed) unread.abort()
+      })
       // One that has to wait is followed from then on, for its reader's patience; else from its acceptance.
       const follow = (prediction: Prediction) => {
-        if (!openStreams.has(prediction)) stream(reply, prediction)
+        if (!followed) readers.start(reply, prediction)
+        followed = true
       }
       try {
-        await service.create({ ...envelope, signal: left, onAccept: follow, onQueue: follow })
+        await service.create({ ...envelope, cancelAfterMs, signal: unread.signal, onAccept: follow, onQueue: follow })
       } catch (error) {
         // Refused by the Predictor's own check after it waited: its stream has told so.
-        if (!reply.sent) throw error
+        if (!followed) throw error
       }
       return reply
     }
-    const prediction = await service.create({ ...envelope, signal: left })
+    const prediction = await service.create({ ...envelope, cancelAfterMs, signal: left })
     const cancel = () => service.cancel(prediction)
     if (left.aborted) cancel()
     left.addEventListener('abort', cancel, { once: true })
@@ -87,41 +116,31 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     return sendJson(reply, prediction.answer())
   }
 
-  /** The stream that starts a prediction: it is canceled when its last reader leaves. */
-  function stream(reply: FastifyReply, prediction: Prediction): void {
-    openStreams.set(prediction, 0)
-    join(reply, prediction)
-  }
-
-  function join(reply: FastifyReply, prediction: Prediction): FastifyReply {
-    const count = (change: number) => {
-      const readers = openStreams.get(prediction)
-      if (readers === undefined) return
-      openStreams.set(prediction, readers + change)
-      if (readers + change === 0) service.cancel(prediction)
-    }
-    count(1)
-    reply.hijack()
-    streamPrediction({
-      prediction,
-      response: reply.raw,
-      schedule: options.schedule,
-      bufferBytes: limits.streamBufferBytes,
-      comment: () => queueComment(service.place(prediction)),
-      onLeave: (reason) => {
-        if (reason === 'lagged') reply.log.warn({ id: prediction.id }, 'stream cut off: its reader does not keep up')
-        count(-1)
-      },
-    })
+  function join(reply: FastifyReply, prediction: Prediction, after: number): FastifyReply {
+    readers.join(reply, prediction, after)
     return reply
   }
 }
 
-/** What a quiet stream says: that it lives, or where it waits. */
-function queueComment(place: Place | undefined): string {
-  if (!place) return 'keep-alive'
-  const estimate = place.estimateMs === undefined ? '' : `, about ${Math.ceil(place.estimateMs / 1000)} s`
-  return `queued, position ${place.position}${estimate}`
+/** The number of the last event that a reader has; −1 for one that has none. */
+function lastEventId(headers: IncomingHttpHeaders): number {
+  const id = headers['last-event-id']
+  return typeof id === 'string' && /^\d{1,15}$/.test(id) ? Number(id) : -1
+}
+
+function readCancelAfter(headers: IncomingHttpHeaders): number | undefined {
+  const text = headers['cancel-after']
+  if (text === undefined) return undefined
+  const ms = parseCancelAfter(String(text))
+  if (ms !== undefined) return ms
+  const msg = 'must be 5 s to 24 h, such as 30, 30s, 5m or 1h30m45s'
+  throw ServerError.withDetail('CANCEL_AFTER', [{ loc: ['header', 'Cancel-After'], msg, type: 'value_error' }])
+}
+
+function placeBody(place: Place | undefined): object {
+  if (!place) return {}
+  const { position, estimateMs } = place
+  return { queue: { position, ...(estimateMs !== undefined && { estimated_seconds: estimateMs / 1000 }) } }
 }
 
 const DISCOVERY = {

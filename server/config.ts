@@ -57,6 +57,18 @@ export const serverSettings = z.object({
     .default(0)
     .describe('How many predictions may wait for a free slot; 0 refuses them at once with 409, as Cog does')
     .meta({ range: 'a whole number from 0 to 100000' }),
+  KEEP_SECONDS: numeric(z.number().min(0).max(86_400))
+    .default(0)
+    .describe(
+      'How long GET /predictions/{id} still tells a prediction that has ended, of the last 1,000 and 64 MiB; 0 has no such path, as Cog',
+    )
+    .meta({ range: 'a number from 0 to 86400' }),
+  RESUME_SECONDS: numeric(z.number().min(0).max(3600))
+    .default(0)
+    .describe(
+      'How long a prediction goes on when the connection that streams it is lost; its events carry ids then, and Last-Event-ID continues. 0 cancels it at once, as Cog. Implies KEEP_SECONDS of as much',
+    )
+    .meta({ range: 'a number from 0 to 3600' }),
   MAX_CONNECTIONS: numeric(z.int().min(1).max(1_000_000))
     .default(HTTP_LIMITS.connections)
     .describe('Open connections; one more is closed as soon as it comes')
@@ -65,6 +77,10 @@ export const serverSettings = z.object({
     .default(HTTP_LIMITS.requestMs / 1000)
     .describe('How long a client may take to send a request; 10 of them for its head')
     .meta({ range: 'a number from 1 to 3600' }),
+  DRAIN_DELAY_SECONDS: numeric(z.number().min(0).max(3600))
+    .default(0)
+    .describe('How long to go on serving after SIGTERM while /readyz says no, so that balancers can notice')
+    .meta({ range: 'a number from 0 to 3600' }),
   DRAIN_SECONDS: numeric(z.number().min(0).max(3600))
     .default(25)
     .describe('How long running predictions may go on after SIGTERM before they are canceled')

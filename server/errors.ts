@@ -36,6 +36,7 @@ export const ERRORS = {
   /** Cog, which says `prediction ID`. */
   ID_MISMATCH: { status: 422, form: 'detail', message: '' },
   ID_TOO_LONG: { status: 422, form: 'detail', message: '' },
+  CANCEL_AFTER: { status: 422, form: 'detail', message: '' },
   /** Cog. */
   INVALID_URL: { status: 400, form: 'text', message: 'Invalid URL: Invalid UTF-8 in `id`' },
   /** Cog. */
@@ -64,6 +65,7 @@ export const ERRORS = {
   },
   /** Cog. */
   SCHEMA_NOT_AVAILABLE: { status: 503, form: 'error', message: 'OpenAPI schema not available' },
+  PREDICTION_NOT_FOUND: { status: 404, form: 'error', message: 'No prediction with this id runs, waits or is kept.' },
   /** Cog: both with an empty body; 405 with `allow`. */
   NOT_FOUND: { status: 404, form: 'empty', message: '' },
   METHOD_NOT_ALLOWED: { status: 405, form: 'empty', message: '' },
@@ -87,6 +89,7 @@ export const PREDICTION_ERRORS = {
   /** Cog's words, then ours. */
   WORKER_CRASHED: 'Worker crashed: the process that runs the Predictor ended with {ending}. It is started again.',
   PREDICT_FAILED: 'Prediction failed: {name}: {message}',
+  DEADLINE_PASSED: 'Canceled: the deadline that the request set (Cancel-After, {seconds} s) has passed.',
   /** Cog. */
   STREAM_LAGGED: 'SSE stream lagged; events were dropped',
   /** Cog. */
@@ -140,7 +143,7 @@ export class ServerError extends Error {
 
   /** A 422 in Cog's form. */
   static withDetail(
-    code: 'INVALID_INPUT' | 'ID_MISMATCH' | 'ID_TOO_LONG',
+    code: 'INVALID_INPUT' | 'ID_MISMATCH' | 'ID_TOO_LONG' | 'CANCEL_AFTER',
     detail: readonly InputProblem[],
   ): ServerError {
     return new ServerError(code, detail.map(({ loc, msg }) => `${loc.join('.')}: ${msg}`).join('; '), { detail })

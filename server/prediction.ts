@@ -84,6 +84,11 @@ export class Prediction {
     return this.#status !== 'starting' && this.#status !== 'processing'
   }
 
+  /** How many events are kept for readers that come later. */
+  get eventsKept(): number {
+    return this.#events.length
+  }
+
   /** Marks the moment from which time is paid for: a slot is taken and the worker has the input. */
   begin(): void {
     this.#startedAt = this.#options.now()
@@ -133,24 +138,35 @@ export class Prediction {
     this.#finish('failed')
   }
 
-  cancel(): void {
+  /** @param reason for the client who did not ask for it, such as a deadline. */
+  cancel(reason?: string): void {
+    if (reason !== undefined && !this.isFinal) this.#error = reason
     this.#finish('canceled')
   }
 
   /**
    * Calls `listener` for every event from now on.
    *
-   * @returns the events so far, how many older ones are gone, and a function that ends the subscription.
+   * @param after number of the last event that is known already; −1 is none.
+   * @returns the events after it so far, how many of those are gone, the number of the first that is there or comes next,
+   *   and a function that ends the subscription.
    */
-  subscribe(listener: (event: PredictionEvent) => void): {
+  subscribe(
+    listener: (event: PredictionEvent) => void,
+    after = -1,
+  ): {
     readonly events: readonly PredictionEvent[]
     readonly dropped: number
+    readonly next: number
     readonly unsubscribe: () => void
   } {
     this.#listeners.add(listener)
+    const first = this.#eventsDropped
+    const next = Math.min(Math.max(after + 1, first), first + this.#events.length)
     return {
-      events: this.#events.slice(),
-      dropped: this.#eventsDropped,
+      events: this.#events.slice(next - first),
+      dropped: Math.max(0, first - (after + 1)),
+      next,
       unsubscribe: () => this.#listeners.delete(listener),
     }
   }

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { Logger } from 'pino'
 import { fill, PREDICTION_ERRORS, ServerError } from './errors.js'
+import { FinishedPredictions } from './finished.js'
 import type { OpenApiDocument, ReadyMessage, RunEvent, ToWorker, Worker, WorkerEvent } from './messages.js'
 import { Prediction } from './prediction.js'
 import type { SetupProgress } from './predictor.js'
@@ -21,6 +22,8 @@ export interface ServiceOptions {
   readonly now: () => number
   /** How many predictions may wait for a slot; default 0: none, as in Cog. */
   readonly queueLimit?: number
+  /** How long a prediction that has ended can be asked for, in milliseconds; default 0: not at all, as in Cog. */
+  readonly keepMs?: number
   readonly onProgress?: (report: SetupProgress) => void
 }
 
@@ -47,6 +50,8 @@ export interface NewPrediction {
   /** As it was sent: not yet validated. */
   readonly input: unknown
   readonly context: Readonly<Record<string, string>>
+  /** Milliseconds from now after which it is canceled, whether it waits or runs. */
+  readonly cancelAfterMs?: number | undefined
   /** Fires when the client is gone; counts until the prediction is accepted. */
   readonly signal: AbortSignal
   /**
@@ -68,6 +73,11 @@ export interface Place {
 
 /** How many of a prediction's events are kept for streams that join it: Cog's number. */
 const HISTORY_LIMIT = 1024
+/** The same where readers may come back: more than the 8,192 tokens of a whole answer. */
+const LONG_HISTORY_LIMIT = 16_384
+/** Bounds of what is kept of predictions that have ended. */
+const MOST_KEPT = 1000
+const MOST_KEPT_BYTES = 64 * 1024 * 1024
 /** How long the Predictor's `healthcheck` may take: Cog's limit. */
 const HEALTHCHECK_MS = 5000
 /** An id is the client's and may fill a whole body. */
@@ -77,6 +87,9 @@ interface Run {
   readonly prediction: Prediction
   readonly request: NewPrediction
   readonly input: Readonly<Record<string, unknown>>
+  /** Why it is being canceled, if no client asked for it. */
+  cancelReason?: string
+  deadline?: { cancel(): void }
   readonly accept: () => void
   readonly refuse: (error: ServerError) => void
 }
@@ -97,11 +110,13 @@ export class Service {
   readonly #runs = new Map<number, Run>()
   /** Those that wait for a slot, under the keys that they will run with. */
   readonly #queue: Queue<Waiting>
+  readonly #finished: FinishedPredictions
   #nextKey = 1
   #ready: ReadyMessage | undefined
   #status: 'STARTING' | 'READY' | 'SETUP_FAILED' | 'DEFUNCT' = 'STARTING'
   #setup: Setup = { startedAt: new Date(), status: 'starting', logs: '' }
   #draining = false
+  #leaving = false
   #idle: (() => void) | undefined
   #healthcheck: { call: number; answer: Promise<string | null>; resolve: (error: string | null) => void } | undefined
   #setupDone!: (status: 'succeeded' | 'failed') => void
@@ -113,6 +128,12 @@ export class Service {
   constructor(options: ServiceOptions) {
     this.#options = options
     this.#queue = new Queue(options.queueLimit ?? 0)
+    this.#finished = new FinishedPredictions({
+      keepMs: options.keepMs ?? 0,
+      mostPredictions: MOST_KEPT,
+      mostBytes: MOST_KEPT_BYTES,
+      now: options.now,
+    })
     options.worker.start({ type: 'setup', ...options.predictor }, (event) => this.#receive(event))
   }
 
@@ -165,6 +186,16 @@ export class Service {
     return undefined
   }
 
+  /** The same, or the last one with this id that has ended, while it is kept. */
+  recall(id: string): Prediction | undefined {
+    return this.find(id) ?? this.#finished.find(id)
+  }
+
+  /** Whether predictions that have ended can be asked for. */
+  get keeps(): boolean {
+    return (this.#options.keepMs ?? 0) > 0
+  }
+
   /** Where a prediction waits; undefined for one that does not. */
   place(prediction: Prediction): Place | undefined {
     const waiting = this.#waiting(prediction)
@@ -196,12 +227,22 @@ export class Service {
     return keys.length + waiting.length > 0
   }
 
+  /** From now on it says that it is leaving, to whoever asks before sending; it still takes predictions. */
+  leave(): void {
+    this.#leaving = true
+  }
+
+  get isLeaving(): boolean {
+    return this.#leaving
+  }
+
   /**
    * Takes no more predictions, lets those that run or wait end, and cancels what is left after `limitMs`.
    *
    * @returns when none runs; a Predictor that does not obey the cancel is given up after `graceMs` more.
    */
   async drain({ limitMs, graceMs }: { readonly limitMs: number; readonly graceMs: number }): Promise<void> {
+    this.#leaving = true
     this.#draining = true
     if (this.#isIdle) return
     const idle = new Promise<void>((resolve) => {
@@ -231,7 +272,7 @@ export class Service {
       input,
       iterator: this.#ready!.iterator,
       dollarsPerSecond: this.#options.dollarsPerSecond,
-      historyLimit: HISTORY_LIMIT,
+      historyLimit: this.keeps ? LONG_HISTORY_LIMIT : HISTORY_LIMIT,
       queue: this.#queue.limit > 0,
       now: this.#options.now,
     })
@@ -257,6 +298,13 @@ export class Service {
         refuse: (error) => {
           if (settle()) reject(error)
         },
+      }
+      const { cancelAfterMs } = request
+      if (cancelAfterMs !== undefined) {
+        run.deadline = this.#options.schedule(cancelAfterMs, () => {
+          run.cancelReason = fill(PREDICTION_ERRORS.DEADLINE_PASSED, { seconds: cancelAfterMs / 1000 })
+          cancel()
+        })
       }
       // Whoever waits goes first: a slot may just have been freed.
       if (this.status === 'READY' && this.#queue.length === 0) this.#begin(key, run)
@@ -292,7 +340,7 @@ export class Service {
 
   #cancelWaiting(waiting: Waiting): void {
     this.#queue.remove(waiting)
-    this.#close(waiting.run, (prediction) => prediction.cancel())
+    this.#close(waiting.run, (prediction) => prediction.cancel(waiting.run.cancelReason))
   }
 
   /** @throws {ServerError} nothing more may wait. */
@@ -356,6 +404,7 @@ export class Service {
         return
       case 'rejected':
         this.#runs.delete(event.key)
+        run.deadline?.cancel()
         this.#beginWaiting()
         this.#settle()
         run.refuse(ServerError.withDetail('INVALID_INPUT', event.detail))
@@ -376,7 +425,7 @@ export class Service {
           event.key,
           () => {
             if (event.status === 'succeeded') prediction.succeed()
-            else if (event.status === 'canceled') prediction.cancel()
+            else if (event.status === 'canceled') prediction.cancel(run.cancelReason)
             else prediction.fail(event.error ?? '')
           },
           event.errorName,
@@ -396,7 +445,9 @@ export class Service {
 
   /** Ends a prediction that neither runs nor waits any more. */
   #close(run: Run, finish: (prediction: Prediction) => void, errorName?: string): void {
+    run.deadline?.cancel()
     finish(run.prediction)
+    this.#finished.add(run.prediction)
     run.accept()
     this.#settle()
     const { id, status, metrics } = run.prediction.body()

@@ -86,6 +86,8 @@ export interface TestServerOptions {
   readonly streamBufferBytes?: number
   readonly limits?: Partial<HttpLimits>
   readonly queueLimit?: number
+  readonly keepMs?: number
+  readonly resumeMs?: number
   /** Receives each log line. */
   readonly onLog?: (line: string) => void
 }
@@ -112,11 +114,13 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
     schedule: clock.schedule,
     now: clock.now,
     ...(options.queueLimit !== undefined && { queueLimit: options.queueLimit }),
+    ...(options.keepMs !== undefined && { keepMs: options.keepMs }),
   })
   const app = createApp({
     service,
     log,
     schedule: clock.schedule,
+    ...(options.resumeMs !== undefined && { resumeMs: options.resumeMs }),
     limits: {
       ...options.limits,
       ...(options.bodyLimitBytes !== undefined && { bodyBytes: options.bodyLimitBytes }),
