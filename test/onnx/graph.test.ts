@@ -25,10 +25,7 @@ t.test('a graph reads back as it was built', async (t) => {
   t.same(decode(graph.encode()), {
     ir_version: 10,
     producer_name: 'bezel',
-    opset_import: [
-      { version: 20 },
-      { domain: 'com.microsoft', version: 1 },
-    ],
+    opset_import: [{ version: 20 }, { domain: 'com.microsoft', version: 1 }],
     graph: {
       name: 'sum',
       node: [
