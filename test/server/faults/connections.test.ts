@@ -47,6 +47,19 @@ t.test('a connection that says nothing at all is closed, too', async (t) => {
   await isHealthy(t)
 })
 
+t.test('a connection that waits between two requests is left for longer', async (t) => {
+  const { port, isHealthy } = await serve(t, QUICK)
+  const client = new RawClient(port).send(requestHead('GET /livez'))
+  await until(() => client.text.endsWith('{"status":"alive"}'))
+  // Begun later, and closed for its silence.
+  await new RawClient(port).closed
+  client.text = ''
+  client.send(requestHead('GET /livez'))
+  await until(() => client.text.endsWith('{"status":"alive"}'))
+  client.socket.destroy()
+  await isHealthy(t)
+})
+
 t.test('a stream that runs longer than a request may take to come is left alone', async (t) => {
   const { port, isHealthy } = await serve(t, QUICK)
   const stream = new RawClient(port).send(
