@@ -1,25 +1,26 @@
+import { STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
 import { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, fastify, LogController } from 'fastify'
 import type { Logger } from 'pino'
-import { addCogRoutes, BODY_LIMIT_BYTES, sendJson } from './cog.js'
+import { addCogRoutes, sendJson } from './cog.js'
 import { ERRORS, ServerError } from './errors.js'
+import { HTTP_LIMITS, type HttpLimits } from './limits.js'
+import { addProbeRoutes } from './probes.js'
 import type { Schedule, Service } from './service.js'
-import { STREAM_BUFFER_BYTES } from './sse.js'
 
 export interface AppOptions {
   readonly service: Service
   readonly log: Logger
   readonly schedule: Schedule
-  /** Most bytes of a request's body; default 100 MiB, as Cog. */
-  readonly bodyLimitBytes?: number
-  /** Most bytes that wait for one reader of a stream; default 1 MiB. */
-  readonly streamBufferBytes?: number
+  /** How long a prediction goes on whose stream has no reader, for one that comes back; default 0: not at all. */
+  readonly resumeMs?: number
+  /** Those that differ from the defaults. */
+  readonly limits?: Partial<HttpLimits>
 }
-
-/** Node bounds the whole request head to 16 KiB; an id may fill what is left of it. */
-const LONGEST_ID = 16 * 1024
 
 /** The HTTP side with every route and the error handler, not yet listening. */
 export function createApp(options: AppOptions): FastifyInstance {
+  const limits = { ...HTTP_LIMITS, ...options.limits }
   const app = fastify({
     loggerInstance: options.log as FastifyBaseLogger,
     // The service logs predictions; a line for each request would only repeat them.
@@ -27,9 +28,18 @@ export function createApp(options: AppOptions): FastifyInstance {
     // A request on a connection that is still open while we drain gets our own answer.
     return503OnClosing: false,
     forceCloseConnections: 'idle',
-    routerOptions: { maxParamLength: LONGEST_ID },
+    routerOptions: { maxParamLength: limits.headerBytes },
+    keepAliveTimeout: limits.idleMs,
+    requestTimeout: limits.requestMs,
+    http: {
+      maxHeaderSize: limits.headerBytes,
+      headersTimeout: Math.min(limits.headersMs, limits.requestMs),
+      connectionsCheckingInterval: limits.checkMs,
+    },
+    clientErrorHandler: refuseConnection,
     frameworkErrors: (_error, _request, reply) => sendError(reply, ServerError.of('INVALID_URL', {})),
   })
+  app.server.maxConnections = limits.connections
   // Without Nagle: else the end of a fast stream waits 40 ms for the client's delayed acknowledgement, as Cog's does.
   app.server.on('connection', (socket) => socket.setNoDelay(true))
 
@@ -47,35 +57,54 @@ export function createApp(options: AppOptions): FastifyInstance {
     return sendError(reply, ServerError.of('INTERNAL', { requestId: request.id }))
   })
   app.setNotFoundHandler((request, reply) => {
-    const allow = allowedMethods(request.url)
+    const allow = allowedMethods(request.url, options.service.keeps)
     if (allow === undefined) return sendError(reply, ServerError.of('NOT_FOUND', {}))
     return sendError(reply.header('allow', allow), ServerError.of('METHOD_NOT_ALLOWED', {}))
   })
   addCogRoutes(app, {
     service: options.service,
     schedule: options.schedule,
-    bodyLimitBytes: options.bodyLimitBytes ?? BODY_LIMIT_BYTES,
-    streamBufferBytes: options.streamBufferBytes ?? STREAM_BUFFER_BYTES,
+    limits,
+    resumeMs: options.resumeMs ?? 0,
   })
+  addProbeRoutes(app, options.service)
   return app
 }
 
+/** What is no request, is too large for one, or takes too long: an empty answer, as Cog gives it, and the end. */
+function refuseConnection(error: Error & { readonly code?: string }, socket: Socket): void {
+  if (!socket.writable || error.code === 'ECONNRESET') {
+    socket.destroy()
+    return
+  }
+  const status = CLIENT_ERRORS.get(error.code ?? '') ?? 400
+  const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`
+  socket.end(head, () => socket.destroy())
+}
+
+const CLIENT_ERRORS: ReadonlyMap<string, number> = new Map([
+  ['ERR_HTTP_REQUEST_TIMEOUT', 408],
+  ['HPE_HEADER_OVERFLOW', 431],
+])
+
 const ALLOWED_METHODS: readonly (readonly [path: RegExp, allow: string])[] = [
-  [/^\/(?:health-check|openapi\.json)?$/, 'GET,HEAD'],
+  [/^\/(?:health-check|openapi\.json|livez|readyz)?$/, 'GET,HEAD'],
   [/^\/predictions$/, 'POST'],
   [/^\/predictions\/[^/]+$/, 'PUT'],
   [/^\/predictions\/[^/]+\/cancel$/, 'POST'],
 ]
 
 /** The methods of a path that exists; Fastify itself answers a wrong method as an unknown path. */
-function allowedMethods(url: string): string | undefined {
+function allowedMethods(url: string, keeps: boolean): string | undefined {
   const path = url.split('?')[0]!
+  if (keeps && /^\/predictions\/[^/]+$/.test(path)) return 'GET,HEAD,PUT'
   return ALLOWED_METHODS.find(([pattern]) => pattern.test(path))?.[1]
 }
 
 function sendError(reply: FastifyReply, error: ServerError): FastifyReply {
   const { status, form } = ERRORS[error.code]
   reply.code(status)
+  if (error.retryAfterSeconds !== undefined) reply.header('retry-after', error.retryAfterSeconds)
   switch (form) {
     case 'empty':
       return reply.send()

@@ -1,28 +1,33 @@
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { BodyReader } from './body.js'
+import { parseCancelAfter } from './cancel-after.js'
 import { COG_RELEASE } from './cog-release.js'
 import { ServerError } from './errors.js'
 import { JsonError, parseJson, stringifySorted } from './json.js'
+import type { HttpLimits } from './limits.js'
 import type { Prediction } from './prediction.js'
-import type { Health, Schedule, Service } from './service.js'
-import { streamPrediction } from './sse.js'
+import { StreamReaders } from './readers.js'
+import type { Health, Place, Schedule, Service } from './service.js'
 
 export interface CogRoutesOptions {
   readonly service: Service
   readonly schedule: Schedule
-  /** Most bytes of a request's body. */
-  readonly bodyLimitBytes: number
-  /** Most bytes that wait for one reader of a stream. */
-  readonly streamBufferBytes: number
+  readonly limits: HttpLimits
+  /** How long a prediction goes on whose stream has no reader; 0: it does not. */
+  readonly resumeMs: number
 }
-
-/** Cog's limit for a request's body. */
-export const BODY_LIMIT_BYTES = 104_857_600
 
 /** Adds Cog's routes. Paths are matched exactly: a trailing slash or another letter case is another path. */
 export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): void {
-  const { service } = options
-  const openStreams = new WeakMap<Prediction, number>()
+  const { service, limits } = options
+  const bodies = new BodyReader({ limit: limits.bodyBytes, totalLimit: limits.bodiesBytes })
+  const readers = new StreamReaders({
+    service,
+    schedule: options.schedule,
+    bufferBytes: limits.streamBufferBytes,
+    resumeMs: options.resumeMs,
+  })
 
   app.get('/', (_request, reply) => sendJson(reply, DISCOVERY))
 
@@ -37,23 +42,36 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
   })
 
   app.post('/predictions', async (request, reply) => {
-    const envelope = await readEnvelope(request, options.bodyLimitBytes)
+    const envelope = await readEnvelope(request, bodies)
     return await predict(request, reply, envelope)
   })
 
   app.put<{ Params: { id: string } }>('/predictions/:id', async (request, reply) => {
     const { id } = request.params
-    const envelope = await readEnvelope(request, options.bodyLimitBytes)
+    const envelope = await readEnvelope(request, bodies)
     if (envelope.id !== undefined && envelope.id !== id) {
       const msg = 'prediction ID must match the ID supplied in the URL'
       throw ServerError.withDetail('ID_MISMATCH', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
     }
-    const running = service.find(id)
+    const mode = modeOf(request.headers)
+    const after = lastEventId(request.headers)
+    // Whoever has a part of a stream wants the rest of it, also when it has ended meanwhile; Cog would run it again.
+    const running = mode === 'stream' && after >= 0 ? service.recall(id) : service.find(id)
     if (!running) return await predict(request, reply, { ...envelope, id })
-    if (modeOf(request.headers) === 'stream') return join(reply, running)
+    if (mode === 'stream') return join(reply, running, after)
     // Cog answers at once here, also in the mode that waits.
     return sendJson(reply.code(202), running.progress())
   })
+
+  // Cog answers 405.
+  if (service.keeps) {
+    app.get<{ Params: { id: string } }>('/predictions/:id', (request, reply) => {
+      const prediction = service.recall(request.params.id)
+      if (!prediction) throw ServerError.of('PREDICTION_NOT_FOUND', {})
+      if (modeOf(request.headers) === 'stream') return join(reply, prediction, lastEventId(request.headers))
+      return sendJson(reply, { ...prediction.progress(), ...placeBody(service.place(prediction)) })
+    })
+  }
 
   app.post<{ Params: { id: string } }>('/predictions/:id/cancel', (request, reply) =>
     sendJson(reply.code(service.cancelById(request.params.id) ? 200 : 404), {}),
@@ -61,14 +79,35 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
 
   async function predict(request: FastifyRequest, reply: FastifyReply, envelope: Envelope): Promise<FastifyReply> {
     const mode = modeOf(request.headers)
+    if (envelope.id !== undefined && Buffer.byteLength(envelope.id) > limits.idBytes) {
+      const msg = `prediction ID must be at most ${limits.idBytes} bytes`
+      throw ServerError.withDetail('ID_TOO_LONG', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
+    }
+    const cancelAfterMs = readCancelAfter(request.headers)
     // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
     const left = leaving(reply)
     if (mode === 'stream') {
-      await service.create({ ...envelope, signal: left, onAccept: (prediction) => stream(reply, prediction) })
+      // Until it is followed; from then on its readers are counted.
+      const unread = new AbortController()
+      let followed = false
+      left.addEventListener('abort', () => {
+        if (!followed) unread.abort()
+      })
+      // One that has to wait is followed from then on, for its reader's patience; else from its acceptance.
+      const follow = (prediction: Prediction) => {
+        if (!followed) readers.start(reply, prediction)
+        followed = true
+      }
+      try {
+        await service.create({ ...envelope, cancelAfterMs, signal: unread.signal, onAccept: follow, onQueue: follow })
+      } catch (error) {
+        // Refused by the Predictor's own check after it waited: its stream has told so.
+        if (!followed) throw error
+      }
       return reply
     }
-    const prediction = await service.create({ ...envelope, signal: left })
+    const prediction = await service.create({ ...envelope, cancelAfterMs, signal: left })
     const cancel = () => service.cancel(prediction)
     if (left.aborted) cancel()
     left.addEventListener('abort', cancel, { once: true })
@@ -77,33 +116,31 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     return sendJson(reply, prediction.answer())
   }
 
-  /** The stream that starts a prediction: it is canceled when its last reader leaves. */
-  function stream(reply: FastifyReply, prediction: Prediction): void {
-    openStreams.set(prediction, 0)
-    join(reply, prediction)
-  }
-
-  function join(reply: FastifyReply, prediction: Prediction): FastifyReply {
-    const count = (change: number) => {
-      const readers = openStreams.get(prediction)
-      if (readers === undefined) return
-      openStreams.set(prediction, readers + change)
-      if (readers + change === 0) service.cancel(prediction)
-    }
-    count(1)
-    reply.hijack()
-    streamPrediction({
-      prediction,
-      response: reply.raw,
-      schedule: options.schedule,
-      bufferBytes: options.streamBufferBytes,
-      onLeave: (reason) => {
-        if (reason === 'lagged') reply.log.warn({ id: prediction.id }, 'stream cut off: its reader does not keep up')
-        count(-1)
-      },
-    })
+  function join(reply: FastifyReply, prediction: Prediction, after: number): FastifyReply {
+    readers.join(reply, prediction, after)
     return reply
   }
+}
+
+/** The number of the last event that a reader has; −1 for one that has none. */
+function lastEventId(headers: IncomingHttpHeaders): number {
+  const id = headers['last-event-id']
+  return typeof id === 'string' && /^\d{1,15}$/.test(id) ? Number(id) : -1
+}
+
+function readCancelAfter(headers: IncomingHttpHeaders): number | undefined {
+  const text = headers['cancel-after']
+  if (text === undefined) return undefined
+  const ms = parseCancelAfter(String(text))
+  if (ms !== undefined) return ms
+  const msg = 'must be 5 s to 24 h, such as 30, 30s, 5m or 1h30m45s'
+  throw ServerError.withDetail('CANCEL_AFTER', [{ loc: ['header', 'Cancel-After'], msg, type: 'value_error' }])
+}
+
+function placeBody(place: Place | undefined): object {
+  if (!place) return {}
+  const { position, estimateMs } = place
+  return { queue: { position, ...(estimateMs !== undefined && { estimated_seconds: estimateMs / 1000 }) } }
 }
 
 const DISCOVERY = {
@@ -171,12 +208,12 @@ interface Envelope {
   readonly context: Readonly<Record<string, string>>
 }
 
-async function readEnvelope(request: FastifyRequest, limit: number): Promise<Envelope> {
+async function readEnvelope(request: FastifyRequest, bodies: BodyReader): Promise<Envelope> {
   const type = request.headers['content-type']
   // As Cog does: without a content type the body is not read, and counts as {}.
   if (type === undefined) return parseEnvelope({})
   if (!isJson(type)) throw ServerError.of('BODY_TYPE', {})
-  const body = await readBody(request.raw, limit)
+  const body = await bodies.read(request.raw)
   try {
     return parseEnvelope(parseJson(body))
   } catch (error) {
@@ -188,25 +225,6 @@ async function readEnvelope(request: FastifyRequest, limit: number): Promise<Env
 /** `application/json` or `application/…+json`, in any case, with any parameters. */
 function isJson(contentType: string): boolean {
   return /^application\/(?:json|[^;\s]+\+json)$/i.test(contentType.split(';')[0]!.trim())
-}
-
-/**
- * Reads a body of at most `limit` bytes.
- *
- * What comes beyond is read and thrown away, as much again, before the refusal: an answer to a client that still sends
- * would be lost with the connection.
- */
-async function readBody(request: IncomingMessage, limit: number): Promise<Buffer> {
-  const chunks: Buffer[] = []
-  let size = 0
-  for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
-    size += chunk.length
-    if (size <= limit) chunks.push(chunk)
-    else chunks.length = 0
-    if (size > 2 * limit) break
-  }
-  if (size > limit) throw ServerError.of('BODY_TOO_LARGE', { limit })
-  return Buffer.concat(chunks, size)
 }
 
 const WEBHOOK_EVENTS: ReadonlySet<unknown> = new Set(['start', 'output', 'logs', 'completed'])

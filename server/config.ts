@@ -3,6 +3,7 @@ import { dirname, extname, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { PRICES } from './cost.js'
+import { HTTP_LIMITS } from './limits.js'
 
 /** A variable, or a field of cog.yaml, has a value outside its range. Whoever starts the server ends with exit code 2. */
 export class SettingError extends Error {
@@ -52,6 +53,34 @@ export const serverSettings = z.object({
     .default('info')
     .describe("Least severe level that is logged. No level logs a prompt's or an answer's text")
     .meta({ range: `one of ${LOG_LEVELS.join(', ')}` }),
+  QUEUE: numeric(z.int().min(0).max(100_000))
+    .default(0)
+    .describe('How many predictions may wait for a free slot; 0 refuses them at once with 409, as Cog does')
+    .meta({ range: 'a whole number from 0 to 100000' }),
+  KEEP_SECONDS: numeric(z.number().min(0).max(86_400))
+    .default(0)
+    .describe(
+      'How long GET /predictions/{id} still tells a prediction that has ended, of the last 1,000 and 64 MiB; 0 has no such path, as Cog',
+    )
+    .meta({ range: 'a number from 0 to 86400' }),
+  RESUME_SECONDS: numeric(z.number().min(0).max(3600))
+    .default(0)
+    .describe(
+      'How long a prediction goes on when the connection that streams it is lost; its events carry ids then, and Last-Event-ID continues. 0 cancels it at once, as Cog. Implies KEEP_SECONDS of as much',
+    )
+    .meta({ range: 'a number from 0 to 3600' }),
+  MAX_CONNECTIONS: numeric(z.int().min(1).max(1_000_000))
+    .default(HTTP_LIMITS.connections)
+    .describe('Open connections; one more is closed as soon as it comes')
+    .meta({ range: 'a whole number from 1 to 1000000' }),
+  RECEIVE_SECONDS: numeric(z.number().min(1).max(3600))
+    .default(HTTP_LIMITS.requestMs / 1000)
+    .describe('How long a client may take to send a request; 10 of them for its head')
+    .meta({ range: 'a number from 1 to 3600' }),
+  DRAIN_DELAY_SECONDS: numeric(z.number().min(0).max(3600))
+    .default(0)
+    .describe('How long to go on serving after SIGTERM while /readyz says no, so that balancers can notice')
+    .meta({ range: 'a number from 0 to 3600' }),
   DRAIN_SECONDS: numeric(z.number().min(0).max(3600))
     .default(25)
     .describe('How long running predictions may go on after SIGTERM before they are canceled')

@@ -14,6 +14,14 @@ export const ERRORS = {
     form: 'text',
     message: 'Failed to buffer the request body: length limit exceeded: it is over {limit} bytes',
   },
+  /** The connection ended within the body: it is in the log at most. */
+  BODY_INCOMPLETE: { status: 400, form: 'text', message: 'The connection ended before the request body did.' },
+  RECEIVING_TOO_MUCH: {
+    status: 503,
+    form: 'failed',
+    message: 'The server is receiving as many bytes of request bodies as it can hold. Send the request again.',
+    retryAfterSeconds: 1,
+  },
   /** Cog. */
   BODY_TYPE: { status: 415, form: 'text', message: 'Expected request with `Content-Type: application/json`' },
   /** Cog: the words up to the first colon. */
@@ -27,6 +35,8 @@ export const ERRORS = {
   INVALID_INPUT: { status: 422, form: 'detail', message: '' },
   /** Cog, which says `prediction ID`. */
   ID_MISMATCH: { status: 422, form: 'detail', message: '' },
+  ID_TOO_LONG: { status: 422, form: 'detail', message: '' },
+  CANCEL_AFTER: { status: 422, form: 'detail', message: '' },
   /** Cog. */
   INVALID_URL: { status: 400, form: 'text', message: 'Invalid URL: Invalid UTF-8 in `id`' },
   /** Cog. */
@@ -43,6 +53,11 @@ export const ERRORS = {
   },
   /** Cog. */
   AT_CAPACITY: { status: 409, form: 'failed', message: 'At capacity - all prediction slots busy' },
+  QUEUE_FULL: {
+    status: 429,
+    form: 'failed',
+    message: 'All prediction slots are busy and {limit} predictions wait, which is as many as may. Try again later.',
+  },
   DRAINING: {
     status: 503,
     form: 'failed',
@@ -50,6 +65,7 @@ export const ERRORS = {
   },
   /** Cog. */
   SCHEMA_NOT_AVAILABLE: { status: 503, form: 'error', message: 'OpenAPI schema not available' },
+  PREDICTION_NOT_FOUND: { status: 404, form: 'error', message: 'No prediction with this id runs, waits or is kept.' },
   /** Cog: both with an empty body; 405 with `allow`. */
   NOT_FOUND: { status: 404, form: 'empty', message: '' },
   METHOD_NOT_ALLOWED: { status: 405, form: 'empty', message: '' },
@@ -64,6 +80,8 @@ interface ErrorRow {
   readonly status: number
   readonly form: 'text' | 'error' | 'failed' | 'detail' | 'empty'
   readonly message: string
+  /** What `retry-after` says. */
+  readonly retryAfterSeconds?: number
 }
 
 /** Errors of a prediction (status `failed`) and of a stream (event `error`): they have no HTTP status of their own. */
@@ -71,6 +89,7 @@ export const PREDICTION_ERRORS = {
   /** Cog's words, then ours. */
   WORKER_CRASHED: 'Worker crashed: the process that runs the Predictor ended with {ending}. It is started again.',
   PREDICT_FAILED: 'Prediction failed: {name}: {message}',
+  DEADLINE_PASSED: 'Canceled: the deadline that the request set (Cancel-After, {seconds} s) has passed.',
   /** Cog. */
   STREAM_LAGGED: 'SSE stream lagged; events were dropped',
   /** Cog. */
@@ -95,22 +114,39 @@ export function fill<Message extends string>(message: Message, values: Values<Me
 export class ServerError extends Error {
   readonly code: ErrorCode
   readonly detail: readonly InputProblem[]
+  /** When to try again, where that is known, in whole seconds: what `retry-after` says. */
+  readonly retryAfterSeconds: number | undefined
 
-  private constructor(code: ErrorCode, message: string, detail: readonly InputProblem[]) {
+  private constructor(
+    code: ErrorCode,
+    message: string,
+    { detail = [], retryAfterMs }: { detail?: readonly InputProblem[]; retryAfterMs?: number } = {},
+  ) {
     super(message)
     this.name = 'ServerError'
     this.code = code
     this.detail = detail
+    const row: ErrorRow = ERRORS[code]
+    this.retryAfterSeconds =
+      retryAfterMs === undefined ? row.retryAfterSeconds : Math.max(1, Math.ceil(retryAfterMs / 1000))
   }
 
   static of<Code extends ErrorCode>(code: Code, values: Values<(typeof ERRORS)[Code]['message']>): ServerError {
     const message: string = ERRORS[code].message
-    return new ServerError(code, fill(message, values as Values<string>), [])
+    return new ServerError(code, fill(message, values as Values<string>))
+  }
+
+  /** The same error, with the time after which to try again: a whole second at least. */
+  after(retryAfterMs: number): ServerError {
+    return new ServerError(this.code, this.message, { detail: this.detail, retryAfterMs })
   }
 
   /** A 422 in Cog's form. */
-  static withDetail(code: 'INVALID_INPUT' | 'ID_MISMATCH', detail: readonly InputProblem[]): ServerError {
-    return new ServerError(code, detail.map(({ loc, msg }) => `${loc.join('.')}: ${msg}`).join('; '), detail)
+  static withDetail(
+    code: 'INVALID_INPUT' | 'ID_MISMATCH' | 'ID_TOO_LONG' | 'CANCEL_AFTER',
+    detail: readonly InputProblem[],
+  ): ServerError {
+    return new ServerError(code, detail.map(({ loc, msg }) => `${loc.join('.')}: ${msg}`).join('; '), { detail })
   }
 
   get status(): number {

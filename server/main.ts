@@ -28,7 +28,7 @@ export interface RunningServer {
   readonly workerPid: number | undefined
   /** How setup ended; the server stays up after a failed one, as Cog's does. */
   readonly setup: Promise<'succeeded' | 'failed'>
-  /** Stops listening, lets running predictions end within DRAIN_SECONDS, then ends the worker. */
+  /** Waits DRAIN_DELAY_SECONDS with readiness off, then stops listening, lets running predictions end within DRAIN_SECONDS, then ends the worker. */
   close(): Promise<void>
   /** Ends the worker at once. For a process that is about to exit. */
   kill(): void
@@ -97,6 +97,8 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
     log,
     schedule,
     now: () => performance.now(),
+    queueLimit: settings.QUEUE,
+    keepMs: Math.max(settings.KEEP_SECONDS, settings.RESUME_SECONDS) * 1000,
     ...(options.onProgress && { onProgress: options.onProgress }),
   })
   return { service, settings, log }
@@ -106,7 +108,13 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
   const { service, settings, log } = await createService(worker, options)
   // Last, since it is the slowest to load: the child has its work by now.
   const { createApp } = await import('./app.js')
-  const app = createApp({ service, log, schedule })
+  const app = createApp({
+    service,
+    log,
+    schedule,
+    resumeMs: settings.RESUME_SECONDS * 1000,
+    limits: { connections: settings.MAX_CONNECTIONS, requestMs: settings.RECEIVE_SECONDS * 1000 },
+  })
   await app.listen({
     host: settings.HOST,
     port: settings.PORT,
@@ -117,7 +125,11 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
 
   let closing: Promise<void> | undefined
   const close = async () => {
-    log.info('draining')
+    log.info({ delaySeconds: settings.DRAIN_DELAY_SECONDS }, 'draining')
+    service.leave()
+    if (settings.DRAIN_DELAY_SECONDS > 0) {
+      await new Promise<void>((resolve) => schedule(settings.DRAIN_DELAY_SECONDS * 1000, resolve))
+    }
     const drained = service.drain({ limitMs: settings.DRAIN_SECONDS * 1000, graceMs: GRACE_MS })
     const closed = app.close()
     await drained

@@ -33,6 +33,8 @@ export interface PredictionOptions {
   readonly dollarsPerSecond: number
   /** How many of the last events are kept for readers that come later. */
   readonly historyLimit: number
+  /** Whether it may have to wait: then `queue_time` is among its metrics. */
+  readonly queue?: boolean
   /** Milliseconds on a clock that never goes back. */
   readonly now: () => number
 }
@@ -60,7 +62,8 @@ export class Prediction {
   readonly #listeners = new Set<(event: PredictionEvent) => void>()
   readonly #options: PredictionOptions
   readonly #createdAt: number
-  #startedAt: number
+  /** Undefined while it waits for a slot. */
+  #startedAt: number | undefined
   #end!: () => void
 
   constructor(options: PredictionOptions) {
@@ -68,7 +71,6 @@ export class Prediction {
     this.input = options.input
     this.#options = options
     this.#createdAt = options.now()
-    this.#startedAt = this.#createdAt
     this.ended = new Promise((resolve) => {
       this.#end = resolve
     })
@@ -82,9 +84,19 @@ export class Prediction {
     return this.#status !== 'starting' && this.#status !== 'processing'
   }
 
+  /** How many events are kept for readers that come later. */
+  get eventsKept(): number {
+    return this.#events.length
+  }
+
   /** Marks the moment from which time is paid for: a slot is taken and the worker has the input. */
   begin(): void {
     this.#startedAt = this.#options.now()
+  }
+
+  /** Milliseconds since then; 0 before. */
+  get runMs(): number {
+    return this.#startedAt === undefined ? 0 : this.#options.now() - this.#startedAt
   }
 
   /** The worker has accepted the input. */
@@ -126,24 +138,35 @@ export class Prediction {
     this.#finish('failed')
   }
 
-  cancel(): void {
+  /** @param reason for the client who did not ask for it, such as a deadline. */
+  cancel(reason?: string): void {
+    if (reason !== undefined && !this.isFinal) this.#error = reason
     this.#finish('canceled')
   }
 
   /**
    * Calls `listener` for every event from now on.
    *
-   * @returns the events so far, how many older ones are gone, and a function that ends the subscription.
+   * @param after number of the last event that is known already; −1 is none.
+   * @returns the events after it so far, how many of those are gone, the number of the first that is there or comes next,
+   *   and a function that ends the subscription.
    */
-  subscribe(listener: (event: PredictionEvent) => void): {
+  subscribe(
+    listener: (event: PredictionEvent) => void,
+    after = -1,
+  ): {
     readonly events: readonly PredictionEvent[]
     readonly dropped: number
+    readonly next: number
     readonly unsubscribe: () => void
   } {
     this.#listeners.add(listener)
+    const first = this.#eventsDropped
+    const next = Math.min(Math.max(after + 1, first), first + this.#events.length)
     return {
-      events: this.#events.slice(),
-      dropped: this.#eventsDropped,
+      events: this.#events.slice(next - first),
+      dropped: Math.max(0, first - (after + 1)),
+      next,
       unsubscribe: () => this.#listeners.delete(listener),
     }
   }
@@ -176,9 +199,11 @@ export class Prediction {
     if (this.isFinal) return
     this.#status = status
     const endedAt = this.#options.now()
-    const predictTime = seconds(endedAt - this.#startedAt)
+    const startedAt = this.#startedAt ?? endedAt
+    const predictTime = seconds(endedAt - startedAt)
     // Last, so that no metric of the Predictor's can stand in their place.
     this.#metrics.predict_time = predictTime
+    if (this.#options.queue) this.#metrics.queue_time = seconds(startedAt - this.#createdAt)
     this.#metrics.total_time = seconds(endedAt - this.#createdAt)
     this.#metrics.cost = costOf(predictTime, this.#options.dollarsPerSecond)
     this.#emit({ name: 'completed', data: this.body() })

@@ -1,9 +1,11 @@
 import { randomBytes } from 'node:crypto'
 import type { Logger } from 'pino'
 import { fill, PREDICTION_ERRORS, ServerError } from './errors.js'
+import { FinishedPredictions } from './finished.js'
 import type { OpenApiDocument, ReadyMessage, RunEvent, ToWorker, Worker, WorkerEvent } from './messages.js'
 import { Prediction } from './prediction.js'
 import type { SetupProgress } from './predictor.js'
+import { Queue } from './queue.js'
 import { checkInput } from './validation.js'
 
 /** Runs `action` after `ms` unless canceled; `refresh` begins the wait anew. Replaced in tests. */
@@ -18,6 +20,10 @@ export interface ServiceOptions {
   readonly schedule: Schedule
   /** Milliseconds on a clock that never goes back. */
   readonly now: () => number
+  /** How many predictions may wait for a slot; default 0: none, as in Cog. */
+  readonly queueLimit?: number
+  /** How long a prediction that has ended can be asked for, in milliseconds; default 0: not at all, as in Cog. */
+  readonly keepMs?: number
   readonly onProgress?: (report: SetupProgress) => void
 }
 
@@ -44,6 +50,8 @@ export interface NewPrediction {
   /** As it was sent: not yet validated. */
   readonly input: unknown
   readonly context: Readonly<Record<string, string>>
+  /** Milliseconds from now after which it is canceled, whether it waits or runs. */
+  readonly cancelAfterMs?: number | undefined
   /** Fires when the client is gone; counts until the prediction is accepted. */
   readonly signal: AbortSignal
   /**
@@ -51,10 +59,25 @@ export interface NewPrediction {
    * event. (The worker may report acceptance and all output in one message, more than the history keeps.)
    */
   readonly onAccept?: (prediction: Prediction) => void
+  /** Called instead, and earlier, when the prediction has to wait for a slot; then a refusal, too, is its failed end. */
+  readonly onQueue?: (prediction: Prediction) => void
+}
+
+/** Where a prediction stands that waits for a slot. */
+export interface Place {
+  /** 1 is the next. */
+  readonly position: number
+  /** Undefined while nothing is known about how long runs take. */
+  readonly estimateMs: number | undefined
 }
 
 /** How many of a prediction's events are kept for streams that join it: Cog's number. */
 const HISTORY_LIMIT = 1024
+/** The same where readers may come back: more than the 8,192 tokens of a whole answer. */
+const LONG_HISTORY_LIMIT = 16_384
+/** Bounds of what is kept of predictions that have ended. */
+const MOST_KEPT = 1000
+const MOST_KEPT_BYTES = 64 * 1024 * 1024
 /** How long the Predictor's `healthcheck` may take: Cog's limit. */
 const HEALTHCHECK_MS = 5000
 /** An id is the client's and may fill a whole body. */
@@ -62,8 +85,18 @@ const LONGEST_LOGGED_ID = 100
 
 interface Run {
   readonly prediction: Prediction
+  readonly request: NewPrediction
+  readonly input: Readonly<Record<string, unknown>>
+  /** Why it is being canceled, if no client asked for it. */
+  cancelReason?: string
+  deadline?: { cancel(): void }
   readonly accept: () => void
   readonly refuse: (error: ServerError) => void
+}
+
+interface Waiting {
+  readonly key: number
+  readonly run: Run
 }
 
 /**
@@ -75,11 +108,15 @@ interface Run {
 export class Service {
   readonly #options: ServiceOptions
   readonly #runs = new Map<number, Run>()
+  /** Those that wait for a slot, under the keys that they will run with. */
+  readonly #queue: Queue<Waiting>
+  readonly #finished: FinishedPredictions
   #nextKey = 1
   #ready: ReadyMessage | undefined
   #status: 'STARTING' | 'READY' | 'SETUP_FAILED' | 'DEFUNCT' = 'STARTING'
   #setup: Setup = { startedAt: new Date(), status: 'starting', logs: '' }
   #draining = false
+  #leaving = false
   #idle: (() => void) | undefined
   #healthcheck: { call: number; answer: Promise<string | null>; resolve: (error: string | null) => void } | undefined
   #setupDone!: (status: 'succeeded' | 'failed') => void
@@ -90,6 +127,13 @@ export class Service {
 
   constructor(options: ServiceOptions) {
     this.#options = options
+    this.#queue = new Queue(options.queueLimit ?? 0)
+    this.#finished = new FinishedPredictions({
+      keepMs: options.keepMs ?? 0,
+      mostPredictions: MOST_KEPT,
+      mostBytes: MOST_KEPT_BYTES,
+      now: options.now,
+    })
     options.worker.start({ type: 'setup', ...options.predictor }, (event) => this.#receive(event))
   }
 
@@ -118,9 +162,11 @@ export class Service {
   /**
    * Validates an input and runs it.
    *
+   * Where no slot is free, it waits in the queue, if there is one: first come, first served. Its status is `starting` then.
+   *
    * @returns the prediction, once the worker has accepted it; it may have ended by then.
-   * @throws {ServerError} INVALID_INPUT, then NOT_READY or DRAINING, then AT_CAPACITY, as Cog orders them; or
-   *   INVALID_INPUT from the Predictor's own check, which takes a slot. Nothing ran.
+   * @throws {ServerError} INVALID_INPUT, then NOT_READY or DRAINING, then AT_CAPACITY, as Cog orders them, or QUEUE_FULL
+   *   where there is a queue; or INVALID_INPUT from the Predictor's own check, which takes a slot. Nothing ran.
    */
   async create(request: NewPrediction): Promise<Prediction> {
     // Before the first setup is over the schema is not known, so that even a bad input gets a 503.
@@ -129,45 +175,85 @@ export class Service {
     if (checked.problems) throw ServerError.withDetail('INVALID_INPUT', checked.problems)
     if (this.#draining) throw ServerError.of('DRAINING', {})
     if (this.#status !== 'READY') throw ServerError.of('NOT_READY', {})
-    if (this.status === 'BUSY') throw ServerError.of('AT_CAPACITY', {})
-    return await this.#run(request, checked.input)
+    if (this.status === 'BUSY' || this.#queue.length > 0) this.#assertPlace()
+    return await this.#admit(request, checked.input)
   }
 
-  /** The prediction with this id that runs now; the oldest, should there be several. */
+  /** The prediction with this id that runs or waits now; the oldest, should there be several. */
   find(id: string): Prediction | undefined {
     for (const { prediction } of this.#runs.values()) if (prediction.id === id) return prediction
+    for (const { run } of this.#queue) if (run.prediction.id === id) return run.prediction
     return undefined
   }
 
-  /** Asks the worker to end a prediction. It ends when the Predictor gives way; one that has ended stays as it is. */
-  cancel(prediction: Prediction): void {
-    for (const [key, run] of this.#runs) if (run.prediction === prediction) this.#post({ type: 'cancel', key })
+  /** The same, or the last one with this id that has ended, while it is kept. */
+  recall(id: string): Prediction | undefined {
+    return this.find(id) ?? this.#finished.find(id)
+  }
+
+  /** Whether predictions that have ended can be asked for. */
+  get keeps(): boolean {
+    return (this.#options.keepMs ?? 0) > 0
+  }
+
+  /** Where a prediction waits; undefined for one that does not. */
+  place(prediction: Prediction): Place | undefined {
+    const waiting = this.#waiting(prediction)
+    if (!waiting) return undefined
+    const position = this.#queue.position(waiting)!
+    return { position, estimateMs: this.#queue.estimateMs(position, this.#ready!.concurrency) }
   }
 
   /**
-   * Cancels every running prediction with this id.
+   * Ends a prediction that waits; asks the worker to end one that runs, which happens when the Predictor gives way. One that
+   * has ended stays as it is.
+   */
+  cancel(prediction: Prediction): void {
+    for (const [key, run] of this.#runs) if (run.prediction === prediction) this.#post({ type: 'cancel', key })
+    const waiting = this.#waiting(prediction)
+    if (waiting) this.#cancelWaiting(waiting)
+  }
+
+  /**
+   * Cancels every prediction with this id that runs or waits.
    *
    * @returns false if there is none.
    */
   cancelById(id: string): boolean {
     const keys = [...this.#runs].filter(([, run]) => run.prediction.id === id).map(([key]) => key)
+    const waiting = [...this.#queue].filter(({ run }) => run.prediction.id === id)
     for (const key of keys) this.#post({ type: 'cancel', key })
-    return keys.length > 0
+    for (const one of waiting) this.#cancelWaiting(one)
+    return keys.length + waiting.length > 0
+  }
+
+  /** From now on it says that it is leaving, to whoever asks before sending; it still takes predictions. */
+  leave(): void {
+    this.#leaving = true
+  }
+
+  get isLeaving(): boolean {
+    return this.#leaving
   }
 
   /**
-   * Takes no more predictions, lets the running ones end, and cancels those that still run after `limitMs`.
+   * Takes no more predictions, lets those that run or wait end, and cancels what is left after `limitMs`.
    *
    * @returns when none runs; a Predictor that does not obey the cancel is given up after `graceMs` more.
    */
   async drain({ limitMs, graceMs }: { readonly limitMs: number; readonly graceMs: number }): Promise<void> {
+    this.#leaving = true
     this.#draining = true
-    if (this.#runs.size === 0) return
+    if (this.#isIdle) return
     const idle = new Promise<void>((resolve) => {
       this.#idle = resolve
     })
     const limit = this.#options.schedule(limitMs, () => {
-      this.#options.log.warn({ running: this.#runs.size, limitMs }, 'drain limit reached, canceling')
+      this.#options.log.warn(
+        { running: this.#runs.size, waiting: this.#queue.length, limitMs },
+        'drain limit reached, canceling',
+      )
+      for (const waiting of [...this.#queue]) this.#cancelWaiting(waiting)
       for (const key of this.#runs.keys()) this.#post({ type: 'cancel', key })
     })
     const grace = this.#options.schedule(limitMs + graceMs, () => {
@@ -178,17 +264,19 @@ export class Service {
     grace.cancel()
   }
 
-  #run(request: NewPrediction, input: Readonly<Record<string, unknown>>): Promise<Prediction> {
+  /** Runs a prediction, or lets it wait where no slot is free. */
+  #admit(request: NewPrediction, input: Readonly<Record<string, unknown>>): Promise<Prediction> {
     const key = this.#nextKey++
     const prediction = new Prediction({
       id: request.id ?? newId(),
       input,
       iterator: this.#ready!.iterator,
       dollarsPerSecond: this.#options.dollarsPerSecond,
-      historyLimit: HISTORY_LIMIT,
+      historyLimit: this.keeps ? LONG_HISTORY_LIMIT : HISTORY_LIMIT,
+      queue: this.#queue.limit > 0,
       now: this.#options.now,
     })
-    const cancel = () => this.#post({ type: 'cancel', key })
+    const cancel = () => this.cancel(prediction)
     return new Promise((resolve, reject) => {
       let settled = false
       /** True for the first call only. */
@@ -198,8 +286,10 @@ export class Service {
         request.signal.removeEventListener('abort', cancel)
         return true
       }
-      this.#runs.set(key, {
+      const run: Run = {
         prediction,
+        request,
+        input,
         accept: () => {
           if (!settle()) return
           request.onAccept?.(prediction)
@@ -208,12 +298,58 @@ export class Service {
         refuse: (error) => {
           if (settle()) reject(error)
         },
-      })
-      prediction.begin()
-      this.#post({ type: 'predict', key, id: prediction.id, input, context: request.context })
+      }
+      const { cancelAfterMs } = request
+      if (cancelAfterMs !== undefined) {
+        run.deadline = this.#options.schedule(cancelAfterMs, () => {
+          run.cancelReason = fill(PREDICTION_ERRORS.DEADLINE_PASSED, { seconds: cancelAfterMs / 1000 })
+          cancel()
+        })
+      }
+      // Whoever waits goes first: a slot may just have been freed.
+      if (this.status === 'READY' && this.#queue.length === 0) this.#begin(key, run)
+      else {
+        this.#queue.add({ key, run })
+        request.onQueue?.(prediction)
+      }
       if (request.signal.aborted) cancel()
       else request.signal.addEventListener('abort', cancel, { once: true })
     })
+  }
+
+  #begin(key: number, run: Run): void {
+    this.#runs.set(key, run)
+    const { prediction, input, request } = run
+    prediction.begin()
+    this.#post({ type: 'predict', key, id: prediction.id, input, context: request.context })
+  }
+
+  /** Begins what waits, as far as there are free slots. */
+  #beginWaiting(): void {
+    while (this.status === 'READY') {
+      const next = this.#queue.take()
+      if (!next) return
+      this.#begin(next.key, next.run)
+    }
+  }
+
+  #waiting(prediction: Prediction): Waiting | undefined {
+    for (const waiting of this.#queue) if (waiting.run.prediction === prediction) return waiting
+    return undefined
+  }
+
+  #cancelWaiting(waiting: Waiting): void {
+    this.#queue.remove(waiting)
+    this.#close(waiting.run, (prediction) => prediction.cancel(waiting.run.cancelReason))
+  }
+
+  /** @throws {ServerError} nothing more may wait. */
+  #assertPlace(): void {
+    const { limit, length } = this.#queue
+    if (limit === 0) throw ServerError.of('AT_CAPACITY', {})
+    if (length < limit) return
+    const estimateMs = this.#queue.estimateMs(1, this.#ready!.concurrency) ?? 0
+    throw ServerError.of('QUEUE_FULL', { limit }).after(estimateMs)
   }
 
   #post(message: ToWorker): void {
@@ -240,6 +376,7 @@ export class Service {
         this.#setup = { ...this.#setup, completedAt: new Date(), status: 'succeeded' }
         log.info({ concurrency: event.concurrency, setupMs: this.#setupMs() }, 'ready')
         this.#setupDone('succeeded')
+        this.#beginWaiting()
         return
       case 'setup-failed':
         this.#setupFailed(`worker setup failed: ${event.reason}`)
@@ -267,6 +404,8 @@ export class Service {
         return
       case 'rejected':
         this.#runs.delete(event.key)
+        run.deadline?.cancel()
+        this.#beginWaiting()
         this.#settle()
         run.refuse(ServerError.withDetail('INVALID_INPUT', event.detail))
         // For streams that joined under its id while it was checked: they must end, too.
@@ -286,7 +425,7 @@ export class Service {
           event.key,
           () => {
             if (event.status === 'succeeded') prediction.succeed()
-            else if (event.status === 'canceled') prediction.cancel()
+            else if (event.status === 'canceled') prediction.cancel(run.cancelReason)
             else prediction.fail(event.error ?? '')
           },
           event.errorName,
@@ -299,7 +438,16 @@ export class Service {
   #end(key: number, finish: (prediction: Prediction) => void, errorName?: string): void {
     const run = this.#runs.get(key)!
     this.#runs.delete(key)
+    this.#queue.recordRun(run.prediction.runMs)
+    this.#beginWaiting()
+    this.#close(run, finish, errorName)
+  }
+
+  /** Ends a prediction that neither runs nor waits any more. */
+  #close(run: Run, finish: (prediction: Prediction) => void, errorName?: string): void {
+    run.deadline?.cancel()
     finish(run.prediction)
+    this.#finished.add(run.prediction)
     run.accept()
     this.#settle()
     const { id, status, metrics } = run.prediction.body()
@@ -311,12 +459,17 @@ export class Service {
     )
   }
 
+  get #isIdle(): boolean {
+    return this.#runs.size === 0 && this.#queue.length === 0
+  }
+
   #settle(): void {
-    if (this.#runs.size === 0) this.#idle?.()
+    if (this.#isIdle) this.#idle?.()
   }
 
   #died({ ending, restarts }: Extract<WorkerEvent, { type: 'died' }>): void {
-    this.#options.log.error({ ending, restarts, running: this.#runs.size }, 'worker died')
+    const counts = { running: this.#runs.size, waiting: this.#queue.length }
+    this.#options.log.error({ ending, restarts, ...counts }, 'worker died')
     if (restarts) this.#status = 'DEFUNCT'
     else this.#setupFailed(`worker crashed: ${ending}`)
     this.#healthcheck?.resolve('worker crashed')

@@ -9,20 +9,23 @@ const KEEP_ALIVE_MS = 15_000
 /** How long a reader that was cut off, or whose prediction has ended, may take to read what is left. */
 const LINGER_MS = 30_000
 
-/** Most bytes that wait for a reader. A whole 8,192-token answer as events is about 600 kB. */
-export const STREAM_BUFFER_BYTES = 1024 * 1024
-
 export interface StreamOptions {
   readonly prediction: Prediction
   readonly response: ServerResponse
   readonly schedule: Schedule
   readonly bufferBytes: number
+  /** Number of the last event that the reader has: the stream begins behind it. −1 is none. */
+  readonly after: number
+  /** Whether each event carries its number as `id`. */
+  readonly ids: boolean
+  /** What a quiet stream says to keep its connection: one line. Said at once, too, while the prediction has not started. */
+  readonly comment: () => string
   /** Called at most once, when this reader stops following before the end: it left, fell behind, or came too late. */
   readonly onLeave: (reason: 'closed' | 'lagged' | 'truncated') => void
 }
 
 /**
- * Writes a prediction's events to one reader as Server-Sent Events: all from the start, then live, until it ends.
+ * Writes a prediction's events to one reader as Server-Sent Events: all that it has not got, then live, until it ends.
  *
  * What happens in one turn of the event loop is one write. A reader that does not keep up is told so and cut off when
  * more than `bufferBytes` wait for it; the prediction and its other readers never wait.
@@ -35,6 +38,8 @@ class EventStream {
   readonly #options: StreamOptions
   readonly #keepAlive: { cancel(): void; refresh(): void }
   #pending = ''
+  /** Number of the next event. */
+  #next = 0
   #eventsPending = 0
   #flushing = false
   #blocked = false
@@ -60,14 +65,23 @@ class EventStream {
     // A reset by the reader; `close` follows and does the rest.
     response.on('error', () => {})
 
-    const { events, dropped, unsubscribe } = prediction.subscribe((event) => this.#send(event))
+    const { events, dropped, next, unsubscribe } = prediction.subscribe((event) => this.#send(event), options.after)
     this.#unsubscribe = unsubscribe
+    this.#next = next
+    // Sends the head, so that who waits in the queue knows that it does.
+    if (prediction.status === 'starting') this.#comment()
     if (dropped > 0) this.#cutOff('truncated', dropped)
     else for (const event of events) this.#send(event)
+    // A reader who has all so far must not wait for the head, too.
+    if (events.length === 0) response.flushHeaders()
+    // The reader had its last event already.
+    if (prediction.isFinal && !this.#over) this.#finish()
   }
 
   #send(event: PredictionEvent): void {
     if (this.#over) return
+    const number = this.#next++
+    if (this.#options.ids) this.#pending += `id: ${number}\n`
     this.#pending += encodeEvent(event)
     this.#eventsPending++
     this.#keepAlive.refresh()
@@ -93,7 +107,7 @@ class EventStream {
 
   #comment(): void {
     if (this.#over) return
-    this.#pending += ': keep-alive\n\n'
+    this.#pending += `: ${this.#options.comment()}\n\n`
     this.#flush()
     this.#keepAlive.refresh()
   }

@@ -10,6 +10,12 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     HOST: '127.0.0.1',
     HARDWARE: 'cpu',
     LOG_LEVEL: 'info',
+    QUEUE: 0,
+    KEEP_SECONDS: 0,
+    RESUME_SECONDS: 0,
+    DRAIN_DELAY_SECONDS: 0,
+    MAX_CONNECTIONS: 1024,
+    RECEIVE_SECONDS: 300,
     DRAIN_SECONDS: 25,
   }
   t.strictSame(parseServerSettings({}), defaults)

@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import { createApp } from '../../server/app.js'
 import { PredictorHost } from '../../server/host.js'
+import type { HttpLimits } from '../../server/limits.js'
 import type { FromWorker, ToWorker, Worker, WorkerEvent } from '../../server/messages.js'
 import type { Predictor } from '../../server/predictor.js'
 import { type Schedule, Service } from '../../server/service.js'
@@ -83,6 +84,10 @@ export interface TestServerOptions {
   readonly clock?: FakeClock
   readonly bodyLimitBytes?: number
   readonly streamBufferBytes?: number
+  readonly limits?: Partial<HttpLimits>
+  readonly queueLimit?: number
+  readonly keepMs?: number
+  readonly resumeMs?: number
   /** Receives each log line. */
   readonly onLog?: (line: string) => void
 }
@@ -108,13 +113,19 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
     log,
     schedule: clock.schedule,
     now: clock.now,
+    ...(options.queueLimit !== undefined && { queueLimit: options.queueLimit }),
+    ...(options.keepMs !== undefined && { keepMs: options.keepMs }),
   })
   const app = createApp({
     service,
     log,
     schedule: clock.schedule,
-    ...(options.bodyLimitBytes !== undefined && { bodyLimitBytes: options.bodyLimitBytes }),
-    ...(options.streamBufferBytes !== undefined && { streamBufferBytes: options.streamBufferBytes }),
+    ...(options.resumeMs !== undefined && { resumeMs: options.resumeMs }),
+    limits: {
+      ...options.limits,
+      ...(options.bodyLimitBytes !== undefined && { bodyBytes: options.bodyLimitBytes }),
+      ...(options.streamBufferBytes !== undefined && { streamBufferBytes: options.streamBufferBytes }),
+    },
   })
   await service.firstSetup
   const listen = async () => {

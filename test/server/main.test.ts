@@ -70,6 +70,35 @@ t.test('SIGTERM lets running predictions end, and ends with code 0', async (t) =
   t.notOk(isAlive(server.workerPid))
 })
 
+t.test('between SIGTERM and the drain it says that it is not ready, and serves on', async (t) => {
+  const env = { DRAIN_DELAY_SECONDS: '3600', QUEUE: '1' }
+  const server = await spawnServer(t, t.testdir({}), { file: 'echo-stream.ts', env })
+  await untilHealth(server.url, 'READY')
+  t.equal((await fetch(`${server.url}/readyz`)).status, 200)
+  server.process.kill('SIGTERM')
+  await until(async () => (await fetch(`${server.url}/readyz`)).status === 503)
+  t.match(await (await post(server.url, { prompt: 'a', n: 1 })).json(), { status: 'succeeded' })
+  server.process.kill('SIGTERM')
+  t.strictSame(await server.exit, [143, null])
+})
+
+t.test('SIGTERM lets what waits in the queue run, too, and cancels it at the limit', async (t) => {
+  for (const [limit, status] of [
+    ['60', 'succeeded'],
+    ['0.1', 'canceled'],
+  ] as const) {
+    const env = { QUEUE: '4', DRAIN_SECONDS: limit }
+    const server = await spawnServer(t, t.testdir({}), { file: 'echo-stream.ts', env })
+    await untilHealth(server.url, 'READY')
+    const delay = status === 'succeeded' ? 0.2 : 600
+    const first = await post(server.url, { prompt: 'late: x', n: 1, delay }, STREAM)
+    const second = await post(server.url, { prompt: 'late: x', n: 1, delay }, STREAM)
+    server.process.kill('SIGTERM')
+    for (const stream of [first, second]) t.match(await stream.text(), new RegExp(`"status":"${status}"`))
+    t.strictSame(await server.exit, [0, null])
+  }
+})
+
 t.test('at the limit of the drain, what still runs is canceled and answered', async (t) => {
   const env = { DRAIN_SECONDS: '0.1' }
   const server = await spawnServer(t, t.testdir({}), { file: 'echo-stream.ts', env })

@@ -40,7 +40,7 @@ class ScriptedWorker implements Worker {
   }
 }
 
-function serve() {
+function serve({ queueLimit = 0 } = {}) {
   const worker = new ScriptedWorker()
   const clock = new FakeClock()
   const service = new Service({
@@ -50,6 +50,7 @@ function serve() {
     log: pino({ level: 'silent' }),
     schedule: clock.schedule,
     now: clock.now,
+    queueLimit,
   })
   const create = (id: string, signal = new AbortController().signal) =>
     service.create({ id, input: { prompt: 'a' }, context: {}, signal })
@@ -247,5 +248,45 @@ t.test('draining an idle service is over at once', async (t) => {
   const { worker, clock, service } = serve()
   worker.ready()
   await service.drain({ limitMs: 1000, graceMs: 500 })
+  t.equal(clock.waiting, 0)
+})
+
+t.test('when the worker dies, what waits goes on waiting, and runs on the next one in its order', async (t) => {
+  const { worker, service, create } = serve({ queueLimit: 2 })
+  worker.ready()
+  const [a, b, c] = [create('a'), create('b'), create('c')]
+  const ran = () => worker.posted.flatMap((message) => (message.type === 'predict' ? [message.id] : []))
+  worker.tell({ type: 'died', ending: 'signal SIGSEGV', restarts: true })
+  t.match(await a, { status: 'failed' })
+  await t.rejects(create('d'), { code: 'NOT_READY' })
+  worker.tell({ type: 'starting' })
+  t.strictSame(ran(), ['a'])
+  t.equal(service.place(service.find('b')!)?.position, 1)
+  worker.ready()
+  t.strictSame(ran(), ['a', 'b'])
+  for (const one of [b, c]) {
+    const key = worker.lastKey
+    worker.tell({ type: 'batch', events: [{ key, kind: 'accepted' }] })
+    worker.tell({ type: 'batch', events: [{ key, kind: 'ended', status: 'succeeded' }] })
+    t.match(await one, { status: 'succeeded' })
+  }
+  t.strictSame(ran(), ['a', 'b', 'c'])
+  t.equal(service.status, 'READY')
+})
+
+t.test('draining lets what waits run, and cancels it at the limit', async (t) => {
+  const { worker, clock, service, create } = serve({ queueLimit: 3 })
+  worker.ready()
+  const [a, b, c] = [create('a'), create('b'), create('c')]
+  const draining = service.drain({ limitMs: 1000, graceMs: 500 })
+  await t.rejects(create('d'), { code: 'DRAINING' })
+  worker.tell({ type: 'batch', events: [{ key: worker.lastKey, kind: 'ended', status: 'succeeded' }] })
+  t.match(await a, { status: 'succeeded' })
+  clock.advance(1000)
+  t.match(await c, { status: 'canceled' }, 'it still waited')
+  t.strictSame(worker.posted.at(-1), { type: 'cancel', key: worker.lastKey })
+  worker.tell({ type: 'batch', events: [{ key: worker.lastKey, kind: 'ended', status: 'canceled' }] })
+  t.match(await b, { status: 'canceled' })
+  await draining
   t.equal(clock.waiting, 0)
 })

@@ -1,0 +1,28 @@
+import { z } from 'zod'
+import { definePredictor, textStream } from '../../server/predictor.js'
+
+/** Does to its own process what a careless author can do without ending it. */
+export const Predictor = definePredictor({
+  input: z.object({
+    how: z.enum(['answer', 'block', 'flood']).describe('What to do'),
+    amount: z.number().default(0).describe('Seconds to block the thread; chunks of 100 kB to yield'),
+  }),
+  output: textStream(),
+  streaming: true,
+  async *predict(input) {
+    if (input.how === 'block') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, input.amount * 1000)
+    if (input.how === 'flood') for (let i = 0; i < input.amount; i++) yield 'x'.repeat(100_000)
+    yield 'done'
+  },
+})
+
+/** Its setup never ends. */
+export const Hangs = { ...Predictor, setup: () => new Promise<never>(() => {}) }
+
+/** Its setup throws. */
+export const Throws = {
+  ...Predictor,
+  setup: () => {
+    throw new Error('no weights')
+  },
+}
