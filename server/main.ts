@@ -82,7 +82,7 @@ interface ServiceParts {
 }
 
 async function createService(worker: WorkerProcess, options: StartOptions): Promise<ServiceParts> {
-  const [{ parseServerSettings, priceOf, readCogYaml }, { Service }, { pino }] = await Promise.all([
+  const [{ fileLimitsOf, parseServerSettings, priceOf, readCogYaml }, { Service }, { pino }] = await Promise.all([
     import('./config.js'),
     import('./service.js'),
     import('pino'),
@@ -92,7 +92,7 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
   const log = (await options.createLog?.(settings.LOG_LEVEL)) ?? pino({ level: settings.LOG_LEVEL })
   const service = new Service({
     worker,
-    predictor: readCogYaml(options.cogFile ?? packageCogFile()),
+    predictor: { ...readCogYaml(options.cogFile ?? packageCogFile()), files: fileLimitsOf(settings) },
     dollarsPerSecond: priceOf(settings),
     log,
     schedule,

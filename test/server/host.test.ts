@@ -5,7 +5,7 @@ import type { FromWorker, RunEvent } from '../../server/messages.js'
 import { definePredictor, InputError, type Predictor, textStream } from '../../server/predictor.js'
 import { Predictor as EchoStream } from '../predictors/echo-stream.js'
 import { Predictor as Prepared } from '../predictors/prepared.js'
-import { deferred } from './fixtures.js'
+import { deferred, TEST_FILES } from './fixtures.js'
 
 interface Hosted {
   readonly host: PredictorHost
@@ -22,6 +22,8 @@ async function hosted(predictor: Predictor, post?: () => Promise<void> | undefin
   const host = new PredictorHost({
     predictor,
     concurrency: 4,
+    folder: '',
+    files: TEST_FILES,
     post: (message) => {
       messages.push(message)
       const events = message.type === 'batch' ? message.events : []
