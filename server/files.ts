@@ -78,6 +78,10 @@ export class OutputFile {
     this.content = content
   }
 
+  toJSON(): string {
+    return this.name
+  }
+
   static fromPath(path: string): OutputFile {
     return new OutputFile(path, path)
   }

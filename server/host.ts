@@ -288,8 +288,8 @@ async function checkedOutput(value: unknown, { schema, files, signal, index }: C
     const place = [...(index === undefined ? [] : [`item ${index}`]), ...path.map(String)].join('/')
     throw new OutputError(place === '' ? message : `${place}: ${message}`)
   }
+  assertJson(parsed.data)
   const published = await files.publish(parsed.data, signal)
-  assertJson(published)
   // JSON knows no undefined; Cog answers null for None.
   return published ?? null
 }

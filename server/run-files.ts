@@ -99,8 +99,8 @@ export class RunFiles {
   /** Puts a URI in the place of every {@link OutputFile} in a value. @throws {FileOutputError} */
   async publish(value: unknown, signal: AbortSignal): Promise<unknown> {
     if (value instanceof OutputFile) return await this.#publishFile(value, signal)
+    if (!holdsFile(value)) return value
     if (Array.isArray(value)) return await Promise.all(value.map((item) => this.publish(item, signal)))
-    if (typeof value !== 'object' || value === null) return value
     const entries = Object.entries(value).map(async ([name, item]) => [name, await this.publish(item, signal)] as const)
     return Object.fromEntries(await Promise.all(entries))
   }
@@ -186,6 +186,11 @@ async function upload(options: {
   const place = new URL(response.headers.get('location') ?? response.url, response.url)
   place.search = ''
   return place.href
+}
+
+function holdsFile(value: unknown): value is object {
+  if (typeof value !== 'object' || value === null) return false
+  return value instanceof OutputFile || Object.values(value).some(holdsFile)
 }
 
 /** The files in an input's value, which is a file or a list or an object that holds some. */
