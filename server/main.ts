@@ -175,9 +175,11 @@ const schedule: Schedule = (ms, action) => {
   return { cancel: () => clearTimeout(timer), refresh: () => void timer.refresh() }
 }
 
+// As a program: `main.ts [cog.yaml]`.
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const cogFile = process.argv[2]
   try {
-    exitOnSignals(await startServer({ env: process.env }))
+    exitOnSignals(await startServer({ env: process.env, ...(cogFile !== undefined && { cogFile }) }))
   } catch (error) {
     const isSetting = error instanceof Error && error.name === 'SettingError'
     process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
