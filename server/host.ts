@@ -32,6 +32,7 @@ export class PredictorHost {
   #concurrency: number
   #state: unknown
   #isSetUp = false
+  #checkup: Promise<string | null> | undefined
 
   constructor({ predictor, concurrency, folder, files, post }: HostOptions) {
     this.#predictor = predictor
@@ -185,13 +186,21 @@ export class PredictorHost {
   }
 
   async #healthcheck(call: number): Promise<void> {
+    // One at a time: the server asks again and again, and one that hangs must not pile up.
+    this.#checkup ??= this.#askHealthcheck().finally(() => {
+      this.#checkup = undefined
+    })
+    this.#post({ type: 'health', call, error: await this.#checkup })
+  }
+
+  /** Why the Predictor is not healthy, or null; never rejects. */
+  async #askHealthcheck(): Promise<string | null> {
     try {
       const healthy = await this.#predictor.healthcheck?.(this.#state)
       // Python's word, since clients may look for the text of the real server.
-      const error = healthy === false ? 'user-defined healthcheck returned False' : null
-      this.#post({ type: 'health', call, error })
+      return healthy === false ? 'user-defined healthcheck returned False' : null
     } catch (error) {
-      this.#post({ type: 'health', call, error: describe(error) })
+      return describe(error)
     }
   }
 }

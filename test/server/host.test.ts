@@ -292,3 +292,33 @@ t.test('stopping cancels what runs and tears down what was set up, and nothing e
 t.test('InputError is an error with a field', async (t) => {
   t.match(new InputError('prompt', 'too long'), { name: 'InputError', field: 'prompt', message: 'too long' })
 })
+
+t.test('a healthcheck that hangs is not asked again before it has answered', async (t) => {
+  const gate = deferred<boolean>()
+  let asked = 0
+  const { host, messages } = await hosted(
+    definePredictor({
+      input: z.object({}),
+      output: z.string(),
+      streaming: false,
+      predict: () => '',
+      healthcheck: () => {
+        asked++
+        return gate.promise
+      },
+    }),
+  )
+  host.receive({ type: 'healthcheck', call: 1 })
+  host.receive({ type: 'healthcheck', call: 2 })
+  gate.resolve(false)
+  await turns(2)
+  const error = 'user-defined healthcheck returned False'
+  t.strictSame(messages.slice(-2), [
+    { type: 'health', call: 1, error },
+    { type: 'health', call: 2, error },
+  ])
+  t.equal(asked, 1)
+  host.receive({ type: 'healthcheck', call: 3 })
+  await turns(2)
+  t.equal(asked, 2)
+})
