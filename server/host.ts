@@ -108,16 +108,25 @@ export class PredictorHost {
       isAllowed: this.#files.allowPrivate ? () => true : isPublicAddress,
     })
     const secrets: Secret[] = []
-    const log = (line: string, source: LogSource) =>
-      this.#outbox.push({ key, kind: 'log', data: `${hideSecrets(line, secrets)}\n`, source })
+    // Nothing may come before `accepted`: what the check writes waits for it.
+    let early: [line: string, source: LogSource][] | undefined = []
+    const log = (line: string, source: LogSource) => {
+      if (early) early.push([line, source])
+      else this.#outbox.push({ key, kind: 'log', data: `${hideSecrets(line, secrets)}\n`, source })
+    }
+    const logEarly = () => {
+      const lines = early ?? []
+      early = undefined
+      for (const [line, source] of lines) log(line, source)
+    }
     let last: RunEvent
     try {
       last = await withOutput(log, async () => {
-        const checked = await this.#check(request, signal)
+        const checked = await this.#check(request, { signal, secrets })
         if ('detail' in checked) return { key, kind: 'rejected', detail: checked.detail }
         signal.throwIfAborted()
-        secrets.push(...secretsIn(checked.input))
         this.#outbox.push({ key, kind: 'accepted' })
+        logEarly()
         await files.fetch(checked.input, signal)
         await this.#predict({ request, signal, files, log, ...checked })
         return { key, kind: 'ended', status: signal.aborted ? 'canceled' : 'succeeded' }
@@ -127,18 +136,20 @@ export class PredictorHost {
       if (signal.aborted) last = { key, kind: 'ended', status: 'canceled' }
       else last = { key, kind: 'ended', status: 'failed', ...failure(error, secrets) }
     }
+    if (last.kind !== 'rejected') logEarly()
     await files.dispose().catch((error) => log(`The files of this prediction could not be removed: ${error}`, 'stderr'))
     this.#running.delete(key)
     this.#outbox.push(last)
   }
 
   /** Fills in defaults, applies the rules that JSON Schema cannot carry, and asks the Predictor's own `check`. */
-  async #check(request: PredictMessage, signal: AbortSignal): Promise<Checked> {
+  async #check(request: PredictMessage, run: { signal: AbortSignal; secrets: Secret[] }): Promise<Checked> {
     const parsed = this.#predictor.input.safeParse(this.#withoutNulls(request.input))
     if (!parsed.success) {
       return { detail: parsed.error.issues.map(({ path, message }) => inputProblem(path.join('/'), message)) }
     }
-    const context = { id: request.id, signal, context: request.context }
+    run.secrets.push(...secretsIn(parsed.data))
+    const context = { id: request.id, signal: run.signal, context: request.context }
     try {
       return { input: parsed.data, prepared: await this.#predictor.check?.(parsed.data, this.#state, context) }
     } catch (error) {

@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { PredictorHost } from '../../server/host.js'
 import type { FromWorker, RunEvent } from '../../server/messages.js'
 import { definePredictor, InputError, type Predictor, textStream } from '../../server/predictor.js'
+import { captureStream } from '../../server/run-output.js'
 import { Predictor as EchoStream } from '../predictors/echo-stream.js'
 import { Predictor as Prepared } from '../predictors/prepared.js'
 import { deferred, TEST_FILES } from './fixtures.js'
@@ -291,6 +292,34 @@ t.test('stopping cancels what runs and tears down what was set up, and nothing e
 
 t.test('InputError is an error with a field', async (t) => {
   t.match(new InputError('prompt', 'too long'), { name: 'InputError', field: 'prompt', message: 'too long' })
+})
+
+t.test('what the check writes comes after the acceptance, and with a refusal not at all', async (t) => {
+  const stream = { write: () => true } as unknown as NodeJS.WriteStream
+  t.teardown(captureStream(stream, 'stderr'))
+  const { host, events, end } = await hosted(
+    definePredictor({
+      input: z.object({ n: z.int() }),
+      output: z.int(),
+      streaming: false,
+      check: ({ n }) => {
+        stream.write(`looking at ${n}\n`)
+        if (n > 1) throw new InputError('n', 'is too large')
+      },
+      predict: ({ n }) => n,
+    }),
+  )
+  for (const n of [1, 2]) {
+    host.receive(predict(n, { n }))
+    await end(n)
+  }
+  t.strictSame(events(), [
+    { key: 1, kind: 'accepted' },
+    { key: 1, kind: 'log', data: 'looking at 1\n', source: 'stderr' },
+    { key: 1, kind: 'output', chunk: 1 },
+    { key: 1, kind: 'ended', status: 'succeeded' },
+    { key: 2, kind: 'rejected', detail: [{ loc: ['body', 'input', 'n'], msg: 'is too large', type: 'value_error' }] },
+  ])
 })
 
 t.test('a healthcheck that hangs is not asked again before it has answered', async (t) => {

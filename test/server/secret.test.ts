@@ -26,6 +26,9 @@ const predictor = definePredictor({
   }),
   output: z.string(),
   streaming: false,
+  check: ({ token }) => {
+    if (token?.reveal() === 'refuse me') throw new Error(`${token.reveal()}: no`)
+  },
   async predict({ token, fail, wait }, _state, { log, signal }) {
     log(`using ${token?.reveal()}`)
     while (wait && !signal.aborted) await new Promise((resolve) => setImmediate(resolve))
@@ -43,6 +46,8 @@ t.test('no error, log, or state of a running prediction shows a secret', async (
   }
   t.match(await send({ token: VALUE }), { output: `${VALUE.length} **********`, logs: 'using **********\n' })
   t.match(await send({ token: VALUE, fail: true }), { error: 'Prediction failed: Error: ********** is wrong' })
+
+  t.match(await send({ token: 'refuse me' }), { error: 'Prediction failed: Error: **********: no' }, 'in the check')
 
   const refused: [object, string, string][] = [
     [{ token: 12345678 }, 'token', '"**********" is not of type "string"'],
