@@ -105,7 +105,7 @@ export const Predictor = definePredictor({
   async *predict(_input, { engine }, { prepared, signal, metrics }) {
     for await (const event of engine.generate(prepared, { signal })) {
       if (event.type === 'text') yield event.text
-      else for (const [name, value] of Object.entries(receipt(event))) metrics.record(name, value)
+      else for (const [name, value] of Object.entries(receipt(event))) metrics.set(name, value)
     }
   },
 

@@ -6,10 +6,12 @@
  *
  * A request is a prediction of one chunk; a chunk is a hundredth of the difference to one of a hundred and one.
  */
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
 import { PredictorHost } from '../server/host.js'
-import type { ToWorker, Worker, WorkerEvent } from '../server/messages.js'
+import type { SetupRequest, ToWorker, Worker, WorkerEvent } from '../server/messages.js'
 import { type Schedule, Service } from '../server/service.js'
 import { WorkerProcess } from '../server/worker.js'
 import { Predictor } from '../test/predictors/echo-stream.js'
@@ -19,15 +21,20 @@ const predictions = Number(process.argv[2] ?? 2000)
 const CHUNKS = 100
 const ROUNDS = 5
 
+/** The predictor takes no files, and makes none. */
+const NO_FILES = { fileBytes: 0, totalBytes: 0, timeoutMs: 0, allowPrivate: false }
+
 /** The host without a border: messages are handed over as they are. */
 class DirectWorker implements Worker {
   #host: PredictorHost | undefined
 
-  start(setup: Extract<ToWorker, { type: 'setup' }>, listener: (event: WorkerEvent) => void): void {
+  start(setup: SetupRequest, listener: (event: WorkerEvent) => void): void {
     listener({ type: 'starting' })
     this.#host = new PredictorHost({
       predictor: Predictor,
       concurrency: setup.concurrency,
+      files: setup.files,
+      folder: join(tmpdir(), `bezel-border-${process.pid}`),
       post: (message) => {
         listener(message)
         return undefined
@@ -54,7 +61,7 @@ function serve(worker: Worker): Service {
   const file = fileURLToPath(new URL('../test/predictors/echo-stream.ts', import.meta.url))
   return new Service({
     worker,
-    predictor: { file, name: 'Predictor', concurrency: 16 },
+    predictor: { file, name: 'Predictor', concurrency: 16, files: NO_FILES },
     dollarsPerSecond: 0,
     log: pino({ level: 'silent' }),
     schedule,

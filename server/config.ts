@@ -4,6 +4,7 @@ import { parse } from 'yaml'
 import { z } from 'zod'
 import { PRICES } from './cost.js'
 import { HTTP_LIMITS } from './limits.js'
+import type { FileLimits } from './run-files.js'
 
 /** A variable, or a field of cog.yaml, has a value outside its range. Whoever starts the server ends with exit code 2. */
 export class SettingError extends Error {
@@ -85,6 +86,28 @@ export const serverSettings = z.object({
     .default(25)
     .describe('How long running predictions may go on after SIGTERM before they are canceled')
     .meta({ range: 'a number from 0 to 3600' }),
+  FILE_MEGABYTES: numeric(z.number().positive().max(100_000))
+    .default(100)
+    .describe('Most megabytes (10⁶ bytes) of one file, as an input or as an output')
+    .meta({ range: 'a number above 0, at most 100000' }),
+  FILES_MEGABYTES: numeric(z.number().positive().max(100_000))
+    .default(400)
+    .describe('Most megabytes of all input files of one prediction')
+    .meta({ range: 'a number above 0, at most 100000' }),
+  FILES_SECONDS: numeric(z.number().positive().max(3600))
+    .default(60)
+    .describe('How long fetching all input files of one prediction may take')
+    .meta({ range: 'a number above 0, at most 3600' }),
+  FILES_FROM_PRIVATE: z
+    .enum(['true', 'false'])
+    .default('false')
+    .describe('Whether input files may be fetched from addresses that are not public: this machine, private networks')
+    .meta({ range: 'true or false' }),
+  UPLOAD_URL: z
+    .url({ protocol: /^https?$/ })
+    .optional()
+    .describe('Where output files are put, each under its name; without it they are data URIs in the answer')
+    .meta({ range: 'a URL of http or https' }),
 })
 
 export type ServerSettings = z.output<typeof serverSettings>
@@ -107,6 +130,17 @@ export function parseServerSettings(env: Readonly<Record<string, string | undefi
 /** Dollars per second of the machine that the settings name. */
 export function priceOf(settings: Pick<ServerSettings, 'HARDWARE' | 'HARDWARE_PRICE'>): number {
   return settings.HARDWARE_PRICE ?? PRICES.get(settings.HARDWARE)!
+}
+
+/** What files may cost, as the settings say. */
+export function fileLimitsOf(settings: ServerSettings): FileLimits {
+  return {
+    fileBytes: Math.floor(settings.FILE_MEGABYTES * 1e6),
+    totalBytes: Math.floor(settings.FILES_MEGABYTES * 1e6),
+    timeoutMs: settings.FILES_SECONDS * 1000,
+    allowPrivate: settings.FILES_FROM_PRIVATE === 'true',
+    ...(settings.UPLOAD_URL !== undefined && { uploadUrl: settings.UPLOAD_URL }),
+  }
 }
 
 const REFERENCE = /^([^:]+\.[cm]?[jt]s):([A-Za-z_$][\w$]*)$/

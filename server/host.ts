@@ -1,11 +1,21 @@
+import { join } from 'node:path'
+import type { z } from 'zod'
 import { fill, PREDICTION_ERRORS } from './errors.js'
+import { isPublicAddress } from './file-input.js'
 import type { FromWorker, InputProblem, PredictMessage, RunEvent, ToWorker } from './messages.js'
 import { openApiDocument } from './openapi.js'
-import { InputError, isOutputStream, type Predictor } from './predictor.js'
+import { InputError, isOutputStream, type LogSource, type Predictor, type SetupContext } from './predictor.js'
+import { type FileLimits, RunFiles } from './run-files.js'
+import { createMetrics } from './run-metrics.js'
+import { withOutput } from './run-output.js'
+import { hideSecrets, Secret } from './secret.js'
 
 export interface HostOptions {
   readonly predictor: Predictor
   readonly concurrency: number
+  /** For the temporary files of runs. It is made when one needs it, and is the caller's to remove. */
+  readonly folder: string
+  readonly files: FileLimits
   /** Sends to the server. A promise means that the channel is full; it resolves when there is room again. */
   readonly post: (message: FromWorker) => Promise<void> | undefined
 }
@@ -13,6 +23,8 @@ export interface HostOptions {
 /** The Predictor's side of the border: runs its functions, and tells the server in plain messages what they do. */
 export class PredictorHost {
   readonly #predictor: Predictor
+  readonly #folder: string
+  readonly #files: FileLimits
   readonly #post: HostOptions['post']
   readonly #outbox: Outbox
   readonly #stopped = new AbortController()
@@ -20,10 +32,13 @@ export class PredictorHost {
   #concurrency: number
   #state: unknown
   #isSetUp = false
+  #checkup: Promise<string | null> | undefined
 
-  constructor({ predictor, concurrency, post }: HostOptions) {
+  constructor({ predictor, concurrency, folder, files, post }: HostOptions) {
     this.#predictor = predictor
     this.#concurrency = concurrency
+    this.#folder = folder
+    this.#files = files
     this.#post = post
     this.#outbox = new Outbox(post)
   }
@@ -32,7 +47,7 @@ export class PredictorHost {
   async setup(): Promise<void> {
     const most = this.#concurrency
     try {
-      this.#state = await this.#predictor.setup?.({
+      const context: SetupContext = {
         signal: this.#stopped.signal,
         concurrency: most,
         limitConcurrency: (max) => {
@@ -43,8 +58,9 @@ export class PredictorHost {
         },
         log: (line, level = 'info') => void this.#post({ type: 'log', line, level }),
         progress: (report) => void this.#post({ type: 'progress', report }),
-      })
-      this.#isSetUp = true
+      }
+      const write = (line: string) => context.log(line)
+      this.#state = await withOutput(write, async () => await this.#predictor.setup?.(context))
       this.#isSetUp = true
       this.#post({
         type: 'ready',
@@ -85,32 +101,55 @@ export class PredictorHost {
     const { key } = request
     const controller = new AbortController()
     this.#running.set(key, controller)
+    const { signal } = controller
+    const files = new RunFiles({
+      folder: join(this.#folder, String(key)),
+      limits: this.#files,
+      isAllowed: this.#files.allowPrivate ? () => true : isPublicAddress,
+    })
+    const secrets: Secret[] = []
+    // Nothing may come before `accepted`: what the check writes waits for it.
+    let early: [line: string, source: LogSource][] | undefined = []
+    const log = (line: string, source: LogSource) => {
+      if (early) early.push([line, source])
+      else this.#outbox.push({ key, kind: 'log', data: `${hideSecrets(line, secrets)}\n`, source })
+    }
+    const logEarly = () => {
+      const lines = early ?? []
+      early = undefined
+      for (const [line, source] of lines) log(line, source)
+    }
+    let last: RunEvent
     try {
-      const checked = await this.#check(request, controller.signal)
-      if ('detail' in checked) {
-        this.#outbox.push({ key, kind: 'rejected', detail: checked.detail })
-        return
-      }
-      controller.signal.throwIfAborted()
-      this.#outbox.push({ key, kind: 'accepted' })
-      await this.#predict({ request, signal: controller.signal, ...checked })
-      this.#outbox.push({ key, kind: 'ended', status: controller.signal.aborted ? 'canceled' : 'succeeded' })
+      last = await withOutput(log, async () => {
+        const checked = await this.#check(request, { signal, secrets })
+        if ('detail' in checked) return { key, kind: 'rejected', detail: checked.detail }
+        signal.throwIfAborted()
+        this.#outbox.push({ key, kind: 'accepted' })
+        logEarly()
+        await files.fetch(checked.input, signal)
+        await this.#predict({ request, signal, files, log, ...checked })
+        return { key, kind: 'ended', status: signal.aborted ? 'canceled' : 'succeeded' }
+      })
     } catch (error) {
       // An error after a cancel is how many libraries obey it.
-      if (controller.signal.aborted) this.#outbox.push({ key, kind: 'ended', status: 'canceled' })
-      else this.#outbox.push({ key, kind: 'ended', status: 'failed', ...failure(error) })
-    } finally {
-      this.#running.delete(key)
+      if (signal.aborted) last = { key, kind: 'ended', status: 'canceled' }
+      else last = { key, kind: 'ended', status: 'failed', ...failure(error, secrets) }
     }
+    if (last.kind !== 'rejected') logEarly()
+    await files.dispose().catch((error) => log(`The files of this prediction could not be removed: ${error}`, 'stderr'))
+    this.#running.delete(key)
+    this.#outbox.push(last)
   }
 
   /** Fills in defaults, applies the rules that JSON Schema cannot carry, and asks the Predictor's own `check`. */
-  async #check(request: PredictMessage, signal: AbortSignal): Promise<Checked> {
+  async #check(request: PredictMessage, run: { signal: AbortSignal; secrets: Secret[] }): Promise<Checked> {
     const parsed = this.#predictor.input.safeParse(this.#withoutNulls(request.input))
     if (!parsed.success) {
       return { detail: parsed.error.issues.map(({ path, message }) => inputProblem(path.join('/'), message)) }
     }
-    const context = { id: request.id, signal, context: request.context }
+    run.secrets.push(...secretsIn(parsed.data))
+    const context = { id: request.id, signal: run.signal, context: request.context }
     try {
       return { input: parsed.data, prepared: await this.#predictor.check?.(parsed.data, this.#state, context) }
     } catch (error) {
@@ -127,41 +166,61 @@ export class PredictorHost {
     )
   }
 
-  async #predict(run: { request: PredictMessage; signal: AbortSignal } & Accepted): Promise<void> {
-    const { request, signal } = run
+  async #predict(run: Run & Accepted): Promise<void> {
+    const { request, signal, files, log } = run
     const { key } = request
+    const { output } = this.#predictor
+    const push = (chunk: unknown) => this.#outbox.push({ key, kind: 'output', chunk })
     const result = this.#predictor.predict(run.input, this.#state, {
       id: request.id,
       signal,
       context: request.context,
       prepared: run.prepared,
-      log: (line, source = 'stdout') => this.#outbox.push({ key, kind: 'log', data: `${line}\n`, source }),
-      metrics: {
-        record: (name, value, mode = 'replace') => this.#outbox.push({ key, kind: 'metric', name, value, mode }),
-      },
+      log: (line, source = 'stdout') => log(line, source),
+      metrics: createMetrics((name, value, mode) => this.#outbox.push({ key, kind: 'metric', name, value, mode })),
+      folder: () => files.folder(),
     })
-    if (!isOutputStream(this.#predictor.output)) {
+    if (!isOutputStream(output)) {
       const value = await result
-      if (!signal.aborted) this.#outbox.push({ key, kind: 'output', chunk: value })
+      if (!signal.aborted) push(await checkedOutput(value, { schema: output, files, signal }))
       return
     }
-    for await (const chunk of result as AsyncIterable<string>) {
+    if (!isIterable(result)) throw new OutputError('it returned no iterator')
+    let index = 0
+    for await (const item of result) {
       if (signal.aborted) return
-      this.#outbox.push({ key, kind: 'output', chunk })
+      const isText = output.display === 'concatenate' && typeof item === 'string'
+      push(isText ? item : await checkedOutput(item, { schema: output.item, files, signal, index }))
+      index++
       await this.#outbox.turn()
     }
   }
 
   async #healthcheck(call: number): Promise<void> {
+    // One at a time: the server asks again and again, and one that hangs must not pile up.
+    this.#checkup ??= this.#askHealthcheck().finally(() => {
+      this.#checkup = undefined
+    })
+    this.#post({ type: 'health', call, error: await this.#checkup })
+  }
+
+  /** Why the Predictor is not healthy, or null; never rejects. */
+  async #askHealthcheck(): Promise<string | null> {
     try {
       const healthy = await this.#predictor.healthcheck?.(this.#state)
       // Python's word, since clients may look for the text of the real server.
-      const error = healthy === false ? 'user-defined healthcheck returned False' : null
-      this.#post({ type: 'health', call, error })
+      return healthy === false ? 'user-defined healthcheck returned False' : null
     } catch (error) {
-      this.#post({ type: 'health', call, error: describe(error) })
+      return describe(error)
     }
   }
+}
+
+interface Run {
+  readonly request: PredictMessage
+  readonly signal: AbortSignal
+  readonly files: RunFiles
+  readonly log: (line: string, source: LogSource) => void
 }
 
 interface Accepted {
@@ -221,11 +280,68 @@ function inputProblem(field: string, msg: string): InputProblem {
   return { loc: ['body', 'input', field === '' ? '__root__' : field], msg, type: 'value_error' }
 }
 
+/** A Predictor returned or yielded what its output schema does not allow. The message tells no value. */
+class OutputError extends TypeError {
+  constructor(reason: string) {
+    super(`The Predictor's output is not what its schema says: ${reason}.`)
+    this.name = 'OutputError'
+  }
+}
+
+interface CheckedOutputOptions {
+  readonly schema: z.ZodType
+  readonly files: RunFiles
+  readonly signal: AbortSignal
+  /** Which piece of a stream it is. */
+  readonly index?: number
+}
+
+/**
+ * An output as it goes to clients: held against the schema, with URIs in place of files.
+ *
+ * @throws {OutputError} naming the first part that is wrong. @throws {FileOutputError}
+ */
+async function checkedOutput(value: unknown, { schema, files, signal, index }: CheckedOutputOptions): Promise<unknown> {
+  const parsed = await schema.safeParseAsync(value)
+  if (!parsed.success) {
+    const { path, message } = parsed.error.issues[0]!
+    const place = [...(index === undefined ? [] : [`item ${index}`]), ...path.map(String)].join('/')
+    throw new OutputError(place === '' ? message : `${place}: ${message}`)
+  }
+  assertJson(parsed.data)
+  const published = await files.publish(parsed.data, signal)
+  // JSON knows no undefined; Cog answers null for None.
+  return published ?? null
+}
+
+/** The channel to the server carries JSON: what it cannot carry would end this process. */
+function assertJson(value: unknown): void {
+  if (typeof value !== 'object' && typeof value !== 'bigint') return
+  try {
+    JSON.stringify(value)
+  } catch (error) {
+    throw new OutputError(error instanceof Error ? error.message : String(error))
+  }
+}
+
+function isIterable(value: unknown): value is AsyncIterable<unknown> | Iterable<unknown> {
+  return typeof value === 'object' && value !== null && (Symbol.asyncIterator in value || Symbol.iterator in value)
+}
+
+function secretsIn(value: unknown): Secret[] {
+  if (value instanceof Secret) return [value]
+  if (typeof value !== 'object' || value === null) return []
+  return Object.values(value).flatMap(secretsIn)
+}
+
 /** What the client is told, and what may go into the log: a name or code, never the message, which may quote a prompt. */
-function failure(error: unknown): { error: string; errorName: string } {
+function failure(error: unknown, secrets: readonly Secret[]): { error: string; errorName: string } {
   const { name, message } = error instanceof Error ? error : { name: 'Error', message: String(error) }
   const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : name
-  return { error: fill(PREDICTION_ERRORS.PREDICT_FAILED, { name, message }), errorName: code }
+  return {
+    error: hideSecrets(fill(PREDICTION_ERRORS.PREDICT_FAILED, { name, message }), secrets),
+    errorName: code,
+  }
 }
 
 function describe(error: unknown): string {

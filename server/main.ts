@@ -82,7 +82,7 @@ interface ServiceParts {
 }
 
 async function createService(worker: WorkerProcess, options: StartOptions): Promise<ServiceParts> {
-  const [{ parseServerSettings, priceOf, readCogYaml }, { Service }, { pino }] = await Promise.all([
+  const [{ fileLimitsOf, parseServerSettings, priceOf, readCogYaml }, { Service }, { pino }] = await Promise.all([
     import('./config.js'),
     import('./service.js'),
     import('pino'),
@@ -92,7 +92,7 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
   const log = (await options.createLog?.(settings.LOG_LEVEL)) ?? pino({ level: settings.LOG_LEVEL })
   const service = new Service({
     worker,
-    predictor: readCogYaml(options.cogFile ?? packageCogFile()),
+    predictor: { ...readCogYaml(options.cogFile ?? packageCogFile()), files: fileLimitsOf(settings) },
     dollarsPerSecond: priceOf(settings),
     log,
     schedule,
@@ -187,9 +187,11 @@ const schedule: Schedule = (ms, action) => {
   return { cancel: () => clearTimeout(timer), refresh: () => void timer.refresh() }
 }
 
+// As a program: `main.ts [cog.yaml]`.
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const cogFile = process.argv[2]
   try {
-    exitOnSignals(await startServer({ env: process.env }))
+    exitOnSignals(await startServer({ env: process.env, ...(cogFile !== undefined && { cogFile }) }))
   } catch (error) {
     const isSetting = error instanceof Error && error.name === 'SettingError'
     process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)

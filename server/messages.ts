@@ -1,4 +1,5 @@
 import type { LogSource, MetricMode, SetupLogLevel, SetupProgress } from './predictor.js'
+import type { FileLimits } from './run-files.js'
 
 /**
  * What crosses the border between the server and the process that hosts the Predictor. All of it is plain JSON, so
@@ -7,11 +8,25 @@ import type { LogSource, MetricMode, SetupLogLevel, SetupProgress } from './pred
  * A run is named by `key`, since two may share an id.
  */
 export type ToWorker =
-  | { readonly type: 'setup'; readonly file: string; readonly name: string; readonly concurrency: number }
+  | SetupMessage
   | PredictMessage
   | { readonly type: 'cancel'; readonly key: number }
   | { readonly type: 'healthcheck'; readonly call: number }
   | { readonly type: 'shutdown' }
+
+export interface SetupMessage {
+  readonly type: 'setup'
+  /** The module, as an absolute path, and the name that it exports the Predictor by. */
+  readonly file: string
+  readonly name: string
+  readonly concurrency: number
+  readonly files: FileLimits
+  /** Where temporary files go. It need not exist; the sender removes it when the worker has ended. */
+  readonly folder: string
+}
+
+/** What the owner of a worker says; the worker itself knows the folder. */
+export type SetupRequest = Omit<SetupMessage, 'folder'>
 
 export interface PredictMessage {
   readonly type: 'predict'
@@ -105,7 +120,7 @@ export interface JsonSchema {
 /** Sends messages to the worker and tells its listener what comes back, across its deaths and restarts. */
 export interface Worker {
   /** Begins setup. Called once. The listener must not throw. */
-  start(setup: Extract<ToWorker, { type: 'setup' }>, listener: (event: WorkerEvent) => void): void
+  start(setup: SetupRequest, listener: (event: WorkerEvent) => void): void
   /** Does nothing while no worker lives; the `died` event has told the listener. */
   post(message: ToWorker): void
   /** Lets the Predictor tear down, within `limitMs`; then ends the worker whatever it does. */

@@ -27,7 +27,7 @@ function inputSchemas(shape: z.ZodObject): { input: JsonSchema; choices: Record<
   const properties: Record<string, JsonSchema> = {}
   const choices: Record<string, JsonSchema> = {}
   for (const [order, [name, property]] of Object.entries(raw.properties ?? {}).entries()) {
-    const { enum: values, type, ...rest } = withoutSafeIntegerBounds(property)
+    const { enum: values, type, ...rest } = asCogWrites(property)
     if (values === undefined) {
       properties[name] = { ...(type && { type }), ...rest, title: titleOf(name), 'x-order': order }
     } else {
@@ -47,16 +47,34 @@ function inputSchemas(shape: z.ZodObject): { input: JsonSchema; choices: Record<
 }
 
 function outputSchema(output: OutputType): JsonSchema {
-  if (isOutputStream(output)) {
-    return {
-      items: { type: output.item },
-      title: 'Output',
-      type: 'array',
-      'x-cog-array-display': output.display,
-      'x-cog-array-type': 'iterator',
-    }
+  if (!isOutputStream(output)) return { ...outputValue(output), title: 'Output' }
+  return {
+    items: outputValue(output.item),
+    title: 'Output',
+    type: 'array',
+    ...(output.display && { 'x-cog-array-display': output.display }),
+    'x-cog-array-type': 'iterator',
   }
-  return { ...withoutSafeIntegerBounds(toJsonSchema(output, 'output')), title: 'Output' }
+}
+
+function outputValue(schema: z.ZodType): JsonSchema {
+  return asOutput(asCogWrites(toJsonSchema(schema, 'output')))
+}
+
+/** In outputs Cog gives the fields of an object a title, and tells no defaults: a field that has one may be left out. */
+function asOutput({ items, properties, required, default: _default, ...rest }: JsonSchema): JsonSchema {
+  const fields = Object.entries(properties ?? {})
+  const always = required?.filter((name) => !('default' in properties![name]!))
+  return {
+    ...rest,
+    ...(items && { items: asOutput(items) }),
+    ...(properties && {
+      properties: Object.fromEntries(
+        fields.map(([name, field]) => [name, { ...asOutput(field), title: titleOf(name) }] as const),
+      ),
+    }),
+    ...(always && always.length > 0 && { required: always }),
+  }
 }
 
 function toJsonSchema(schema: z.ZodType, io: 'input' | 'output'): JsonSchema {
@@ -67,15 +85,24 @@ function toJsonSchema(schema: z.ZodType, io: 'input' | 'output'): JsonSchema {
   }
 }
 
-/** zod bounds each integer by what a double holds exactly; Cog writes only the bounds that the author set. */
-function withoutSafeIntegerBounds(schema: JsonSchema): JsonSchema {
-  const { minimum, maximum, items, anyOf, ...rest } = schema
+/**
+ * What zod writes → what Cog would. zod bounds each integer by what a double holds exactly, where Cog writes only the
+ * bounds that the author set; and it says of objects whether they may have more fields, where Cog says so only with a type.
+ */
+function asCogWrites(schema: JsonSchema): JsonSchema {
+  const { minimum, maximum, items, anyOf, properties, additionalProperties, ...rest } = schema
+  const fields = Object.entries(properties ?? {})
+  const more = typeof additionalProperties === 'object' ? (additionalProperties as JsonSchema) : {}
   return {
     ...rest,
     ...(minimum !== undefined && minimum !== Number.MIN_SAFE_INTEGER && { minimum }),
     ...(maximum !== undefined && maximum !== Number.MAX_SAFE_INTEGER && { maximum }),
-    ...(items && { items: withoutSafeIntegerBounds(items) }),
-    ...(anyOf && { anyOf: anyOf.map(withoutSafeIntegerBounds) }),
+    ...(items && { items: asCogWrites(items) }),
+    ...(anyOf && { anyOf: anyOf.map(asCogWrites) }),
+    ...(fields.length > 0 && {
+      properties: Object.fromEntries(fields.map(([name, field]) => [name, asCogWrites(field)] as const)),
+    }),
+    ...(Object.keys(more).length > 0 && { additionalProperties: asCogWrites(more) }),
   }
 }
 

@@ -1,31 +1,37 @@
-import type { z } from 'zod'
+import { z } from 'zod'
 
-/** What a Predictor may return: a plain zod schema for one value, or a stream of pieces made by `textStream()`. */
+/** What a Predictor may return: a plain zod schema for one value, or a stream of pieces. */
 export type OutputType = z.ZodType | OutputStream
 
 /** Output that comes in pieces. `display` tells clients to join them without a separator. */
-export interface OutputStream {
+export interface OutputStream<Item extends z.ZodType = z.ZodType> {
   readonly kind: 'stream'
-  readonly item: 'string'
-  readonly display: 'concatenate'
+  readonly item: Item
+  readonly display?: 'concatenate'
 }
 
 /** Text that comes piece by piece and is read as one: Cog's `ConcatenateIterator[str]`. */
-export function textStream(): OutputStream {
-  return { kind: 'stream', item: 'string', display: 'concatenate' }
+export function textStream() {
+  return { kind: 'stream', item: z.string(), display: 'concatenate' } as const
 }
 
-/** True for `textStream()`, false for a plain schema. */
+/** Values that come one after another and stay apart: Cog's `Iterator[T]`. */
+export function iterator<Item extends z.ZodType>(item: Item) {
+  return { kind: 'stream', item } as const
+}
+
+/** True for `textStream()` and `iterator()`, false for a plain schema. */
 export function isOutputStream(output: OutputType): output is OutputStream {
   return 'kind' in output && output.kind === 'stream'
 }
 
 /** What `predict` has to return for an output type. */
-export type PredictResult<Output extends OutputType> = Output extends OutputStream
-  ? AsyncIterable<string> | Iterable<string>
-  : Output extends z.ZodType
-    ? z.input<Output> | Promise<z.input<Output>>
-    : never
+export type PredictResult<Output extends OutputType> =
+  Output extends OutputStream<infer Item>
+    ? AsyncIterable<z.input<Item>> | Iterable<z.input<Item>>
+    : Output extends z.ZodType
+      ? z.input<Output> | Promise<z.input<Output>>
+      : never
 
 /** One report of a long setup: `done` of `total`, both in `unit`. `total` is 0 while it is unknown. */
 export interface SetupProgress {
@@ -65,20 +71,30 @@ export interface CheckContext {
   readonly context: Readonly<Record<string, string>>
 }
 
+/**
+ * Records metrics beside the server's own. A dot in the name makes nested objects: `timing.decode`.
+ *
+ * Names are Cog's: at most 128 characters in at most four segments of letters, digits and single underscores that begin
+ * with a letter and do not end in an underscore; not `predict_time`, `total_time`, `cost` or `cog.…`. A metric keeps its
+ * type until it is deleted. All three throw {@link TypeError} otherwise, and after the prediction has ended do nothing.
+ */
+export interface Metrics {
+  /** Puts a value in the place of the last one; null deletes it. @param value must survive JSON. */
+  set(name: string, value: unknown): void
+  /** Adds to a number that begins at 0. @param by finite; default 1. */
+  increment(name: string, by?: number): void
+  /** Adds to the end of a list. @param value must survive JSON. */
+  append(name: string, value: unknown): void
+}
+
 /** What `predict` gets. `prepared` is what `check` returned. */
 export interface PredictContext<Prepared> extends CheckContext {
   readonly prepared: Prepared
-  /** Adds a line to the prediction's `logs`. */
+  /** Adds a line to the prediction's `logs`. What is written with `console` or to `process.stdout` goes there, too. */
   log(line: string, source?: LogSource): void
-  readonly metrics: {
-    /**
-     * Records a metric beside the server's own. A dot in the name makes nested objects.
-     *
-     * @param value must survive JSON; `increment` takes numbers.
-     * @param mode default `replace`.
-     */
-    record(name: string, value: unknown, mode?: MetricMode): void
-  }
+  readonly metrics: Metrics
+  /** A folder of this prediction's own, for output files and scratch; it is removed when the prediction ends. */
+  folder(): Promise<string>
 }
 
 /**

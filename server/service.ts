@@ -2,19 +2,27 @@ import { randomBytes } from 'node:crypto'
 import type { Logger } from 'pino'
 import { fill, PREDICTION_ERRORS, ServerError } from './errors.js'
 import { FinishedPredictions } from './finished.js'
-import type { OpenApiDocument, ReadyMessage, RunEvent, ToWorker, Worker, WorkerEvent } from './messages.js'
+import type {
+  OpenApiDocument,
+  ReadyMessage,
+  RunEvent,
+  SetupRequest,
+  ToWorker,
+  Worker,
+  WorkerEvent,
+} from './messages.js'
 import { Prediction } from './prediction.js'
 import type { SetupProgress } from './predictor.js'
 import { Queue } from './queue.js'
-import { checkInput } from './validation.js'
+import { checkInput, withoutSecrets } from './validation.js'
 
 /** Runs `action` after `ms` unless canceled; `refresh` begins the wait anew. Replaced in tests. */
 export type Schedule = (ms: number, action: () => void) => { cancel(): void; refresh(): void }
 
 export interface ServiceOptions {
   readonly worker: Worker
-  /** Which Predictor the worker is to host: an absolute path, the name it is exported by, and how many run at once. */
-  readonly predictor: { readonly file: string; readonly name: string; readonly concurrency: number }
+  /** Which Predictor the worker is to host, how many run at once, and what files may cost. */
+  readonly predictor: Omit<SetupRequest, 'type'>
   readonly dollarsPerSecond: number
   readonly log: Logger
   readonly schedule: Schedule
@@ -269,7 +277,7 @@ export class Service {
     const key = this.#nextKey++
     const prediction = new Prediction({
       id: request.id ?? newId(),
-      input,
+      input: withoutSecrets(input, this.#ready!.document),
       iterator: this.#ready!.iterator,
       dollarsPerSecond: this.#options.dollarsPerSecond,
       historyLimit: this.keeps ? LONG_HISTORY_LIMIT : HISTORY_LIMIT,

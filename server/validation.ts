@@ -1,4 +1,5 @@
 import type { InputProblem, JsonSchema, OpenApiDocument } from './messages.js'
+import { isSecret, MASK } from './secret.js'
 
 /** What is left of a request's `input`: the inputs that the schema names, as they were sent. */
 export type CheckedInput =
@@ -38,6 +39,24 @@ export function checkInput(value: unknown, document: OpenApiDocument): CheckedIn
   return problems.length > 0 ? { problems } : { input }
 }
 
+/** An input as it may be shown: with asterisks in the place of secrets. Only of inputs that {@link checkInput} has taken. */
+export function withoutSecrets(
+  input: Readonly<Record<string, unknown>>,
+  document: OpenApiDocument,
+): Readonly<Record<string, unknown>> {
+  const { properties = {} } = document.components.schemas.Input!
+  const holders = Object.keys(properties).filter((name) => mayHoldSecrets(properties[name]!))
+  if (holders.length === 0) return input
+  const masked = holders.filter((name) => Object.hasOwn(input, name) && input[name] !== null)
+  return { ...input, ...Object.fromEntries(masked.map((name) => [name, MASK])) }
+}
+
+/** A secret, or a list or an object that has one inside. */
+function mayHoldSecrets(schema: JsonSchema): boolean {
+  const inside = [schema.items, ...(schema.anyOf ?? []), ...Object.values(schema.properties ?? {})]
+  return isSecret(schema) || inside.some((part) => part !== undefined && mayHoldSecrets(part))
+}
+
 function problem(path: string, msg: string): InputProblem {
   return { loc: ['body', 'input', path], msg, type: 'value_error' }
 }
@@ -66,10 +85,10 @@ function violations(subject: Subject): Violation[] {
 
   for (const part of schema.allOf ?? []) found.push(...violations({ ...subject, schema: part }))
   if (schema.anyOf?.every((part) => violations({ ...subject, schema: part }).length > 0)) {
-    refuse(`${quote(value)} is not valid under any of the schemas listed in the 'anyOf' keyword`)
+    refuse(`${show(value, schema)} is not valid under any of the schemas listed in the 'anyOf' keyword`)
   }
-  if (schema.enum && !schema.enum.includes(value)) refuse(`${quote(value)} is not one of ${quote(schema.enum)}`)
-  if (schema.type && !isOfType(value, schema.type)) refuse(`${quote(value)} is not of type "${schema.type}"`)
+  if (schema.enum && !schema.enum.includes(value)) refuse(`${show(value, schema)} is not one of ${quote(schema.enum)}`)
+  if (schema.type && !isOfType(value, schema.type)) refuse(`${show(value, schema)} is not of type "${schema.type}"`)
   else if (typeof value === 'number') checkNumber(value, schema, refuse)
   else if (typeof value === 'string') checkText(value, schema, refuse)
   else if (Array.isArray(value)) found.push(...checkList(value, subject))
@@ -120,13 +139,13 @@ function checkText(value: string, schema: JsonSchema, refuse: (msg: string) => v
   // Characters, as JSON Schema counts them, not UTF-16 units.
   const length = minLength === undefined && maxLength === undefined ? 0 : [...value].length
   if (maxLength !== undefined && length > maxLength) {
-    refuse(`${quote(value)} is longer than ${maxLength} ${plural(maxLength, 'character')}`)
+    refuse(`${show(value, schema)} is longer than ${maxLength} ${plural(maxLength, 'character')}`)
   }
   if (minLength !== undefined && length < minLength) {
-    refuse(`${quote(value)} is shorter than ${minLength} ${plural(minLength, 'character')}`)
+    refuse(`${show(value, schema)} is shorter than ${minLength} ${plural(minLength, 'character')}`)
   }
   if (pattern !== undefined && !new RegExp(pattern, 'u').test(value)) {
-    refuse(`${quote(value)} does not match ${quote(pattern)}`)
+    refuse(`${show(value, schema)} does not match ${quote(pattern)}`)
   }
 }
 
@@ -140,10 +159,10 @@ function checkList(value: readonly unknown[], subject: Subject): Violation[] {
         )
   const refuse = (msg: string) => found.push({ path: subject.path, msg })
   if (maxItems !== undefined && value.length > maxItems) {
-    refuse(`${quote(value)} has more than ${maxItems} ${plural(maxItems, 'item')}`)
+    refuse(`${show(value, subject.schema)} has more than ${maxItems} ${plural(maxItems, 'item')}`)
   }
   if (minItems !== undefined && value.length < minItems) {
-    refuse(`${quote(value)} has less than ${minItems} ${plural(minItems, 'item')}`)
+    refuse(`${show(value, subject.schema)} has less than ${minItems} ${plural(minItems, 'item')}`)
   }
   return found
 }
@@ -162,6 +181,11 @@ function checkObject(value: object, subject: Subject, refuse: (msg: string) => v
 
 function plural(count: number, noun: string): string {
   return count === 1 ? noun : `${noun}s`
+}
+
+/** What an error shows of a value that breaks a schema's rule: nothing of a secret. */
+function show(value: unknown, schema: JsonSchema): string {
+  return mayHoldSecrets(schema) ? quote(MASK) : quote(value)
 }
 
 /** The value as compact JSON; non-finite numbers, which JSON lacks, by their names. */

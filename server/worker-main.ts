@@ -1,10 +1,17 @@
+import { rmSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import { PredictorHost } from './host.js'
-import type { FromWorker, ToWorker } from './messages.js'
+import type { FromWorker, SetupMessage, ToWorker } from './messages.js'
 import type { Predictor } from './predictor.js'
+import { captureStream } from './run-output.js'
 
 /** The process that hosts the Predictor. Started by worker.ts, which owns its life. */
 let host: PredictorHost | undefined
+let folder: string | undefined
+
+// What a Predictor prints becomes the logs of the prediction that printed it.
+captureStream(process.stdout, 'stdout')
+captureStream(process.stderr, 'stderr')
 
 process.on('message', (message: ToWorker) => {
   if (message.type === 'setup') void setup(message)
@@ -15,9 +22,14 @@ process.on('message', (message: ToWorker) => {
 process.on('SIGINT', () => {})
 process.on('SIGTERM', () => {})
 // The server is gone: nobody would ever read an answer.
-process.on('disconnect', () => process.exit(1))
+process.on('disconnect', () => {
+  if (folder !== undefined) rmSync(folder, { recursive: true, force: true })
+  process.exit(1)
+})
 
-async function setup({ file, name, concurrency }: Extract<ToWorker, { type: 'setup' }>): Promise<void> {
+async function setup(message: SetupMessage): Promise<void> {
+  const { file, name, concurrency, files } = message
+  folder = message.folder
   let predictor: Predictor
   try {
     const module: Record<string, unknown> = await import(pathToFileURL(file).href)
@@ -27,7 +39,7 @@ async function setup({ file, name, concurrency }: Extract<ToWorker, { type: 'set
     post({ type: 'setup-failed', reason: error instanceof Error ? `${error.name}: ${error.message}` : String(error) })
     return
   }
-  host = new PredictorHost({ predictor, concurrency, post })
+  host = new PredictorHost({ predictor, concurrency, folder, files, post })
   await host.setup()
 }
 

@@ -1,7 +1,10 @@
 import { type ChildProcess, fork } from 'node:child_process'
-import { extname } from 'node:path'
+import { randomUUID } from 'node:crypto'
+import { rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { extname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { FromWorker, ToWorker, Worker, WorkerEvent } from './messages.js'
+import type { FromWorker, SetupRequest, ToWorker, Worker, WorkerEvent } from './messages.js'
 
 export interface WorkerProcessOptions {
   /** The child's environment. */
@@ -25,7 +28,9 @@ const LONGEST_RESTART_MS = 10_000
 export class WorkerProcess implements Worker {
   readonly #options: Required<WorkerProcessOptions>
   #child: ChildProcess
-  #setup: Extract<ToWorker, { type: 'setup' }> | undefined
+  #setup: SetupRequest | undefined
+  /** For the child's temporary files: removed when it has ended, however it ended. */
+  readonly #folder = join(tmpdir(), `bezel-${randomUUID()}`)
   #listener: (event: WorkerEvent) => void = () => {}
   #wasReady = false
   /** How the child ended, if it did before anyone listened. */
@@ -44,7 +49,7 @@ export class WorkerProcess implements Worker {
     return this.#child.pid
   }
 
-  start(setup: Extract<ToWorker, { type: 'setup' }>, listener: (event: WorkerEvent) => void): void {
+  start(setup: SetupRequest, listener: (event: WorkerEvent) => void): void {
     this.#setup = setup
     this.#listener = listener
     this.#begin()
@@ -73,6 +78,7 @@ export class WorkerProcess implements Worker {
     this.#stopping = true
     this.#restarting?.cancel()
     this.#child.kill('SIGKILL')
+    this.#removeFolder()
   }
 
   #fork(): ChildProcess {
@@ -88,7 +94,7 @@ export class WorkerProcess implements Worker {
 
   #begin(): void {
     this.#listener({ type: 'starting' })
-    this.post(this.#setup!)
+    this.post({ ...this.#setup!, folder: this.#folder })
   }
 
   #receive(message: FromWorker): void {
@@ -101,7 +107,15 @@ export class WorkerProcess implements Worker {
     if (message.type === 'setup-failed' && this.#wasReady) this.#child.kill('SIGKILL')
   }
 
+  #removeFolder(): void {
+    // Best effort: what cannot be removed must not take the server down.
+    try {
+      rmSync(this.#folder, { recursive: true, force: true })
+    } catch {}
+  }
+
   #died(ending: string): void {
+    this.#removeFolder()
     if (this.#stopping) return
     if (!this.#setup) {
       this.#endedEarly = ending

@@ -9,6 +9,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const allowed: Record<string, readonly string[]> = {
   'server/': [],
   'predict.ts': ['server/predictor', 'model/'],
+  'examples/': ['server/predictor', 'server/files', 'server/secret'],
   'cli.ts': ['cli/', 'server/', 'model/', 'predict'],
   'cli/': ['server/', 'model/', 'predict'],
   'model/engine/': ['model/runtime/', 'model/onnx/', 'model/*'],
@@ -27,7 +28,7 @@ function sources(folder: string): string[] {
   })
 }
 
-const files = ['cli.ts', 'predict.ts', ...['cli', 'server', 'model'].flatMap(sources)]
+const files = ['cli.ts', 'predict.ts', ...['cli', 'server', 'model', 'examples'].flatMap(sources)]
 
 function importsOf(file: string): string[] {
   const text = readFileSync(join(root, file), 'utf8')

@@ -37,9 +37,9 @@ export const Predictor = definePredictor({
       if (input.prompt.startsWith('log:')) context.log(`line ${i}`)
       if (input.prompt.startsWith('err:')) context.log(`error line ${i}`, 'stderr')
       if (input.prompt.startsWith('metric:')) {
-        context.metrics.record('chunks', 1, 'increment')
-        context.metrics.record('last', text.trim())
-        context.metrics.record('words', text.trim(), 'append')
+        context.metrics.increment('chunks')
+        context.metrics.set('last', text.trim())
+        context.metrics.append('words', text.trim())
       }
       yield text
     }

@@ -17,7 +17,7 @@ t.test('a prediction tells what it took and cost, keys in alphabetical order', a
       streaming: true,
       async *predict(_input, _state, context) {
         clock.advance(2000)
-        context.metrics.record('output_token_count', 1)
+        context.metrics.set('output_token_count', 1)
         yield 'text'
       },
     }),

@@ -1,7 +1,7 @@
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { parseServerSettings, priceOf, readCogYaml, serverSettings } from '../../server/config.js'
+import { fileLimitsOf, parseServerSettings, priceOf, readCogYaml, serverSettings } from '../../server/config.js'
 import { costOf, PRICES } from '../../server/cost.js'
 
 t.test('without variables the defaults hold, and an empty variable is none', async (t) => {
@@ -17,6 +17,10 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     MAX_CONNECTIONS: 1024,
     RECEIVE_SECONDS: 300,
     DRAIN_SECONDS: 25,
+    FILE_MEGABYTES: 100,
+    FILES_MEGABYTES: 400,
+    FILES_SECONDS: 60,
+    FILES_FROM_PRIVATE: 'false',
   }
   t.strictSame(parseServerSettings({}), defaults)
   t.strictSame(parseServerSettings({ PORT: '', HARDWARE_PRICE: '', UNKNOWN: 'x' }), defaults)
@@ -39,6 +43,9 @@ t.test('a bad setting is named with its value and its range', async (t) => {
     ['HARDWARE_PRICE', 'NaN', 'HARDWARE_PRICE is "NaN", but must be a number from 0 to 1.'],
     ['HARDWARE_PRICE', 'Infinity', 'HARDWARE_PRICE is "Infinity", but must be a number from 0 to 1.'],
     ['LOG_LEVEL', 'loud', 'LOG_LEVEL is "loud", but must be one of trace, debug, info, warn, error, fatal, silent.'],
+    ['FILE_MEGABYTES', '0', 'FILE_MEGABYTES is "0", but must be a number above 0, at most 100000.'],
+    ['FILES_FROM_PRIVATE', 'yes', 'FILES_FROM_PRIVATE is "yes", but must be true or false.'],
+    ['UPLOAD_URL', 'file:///tmp', 'UPLOAD_URL is "file:///tmp", but must be a URL of http or https.'],
     ['DRAIN_SECONDS', '1h', 'DRAIN_SECONDS is "1h", but must be a number from 0 to 3600.'],
   ]
   for (const [setting, value, message] of bad) {
@@ -59,6 +66,14 @@ t.test('the price is that of the hardware, unless one is given', async (t) => {
   t.equal(priceOf({ HARDWARE: 'cpu', HARDWARE_PRICE: 0 }), 0)
   t.equal(costOf(2.87, 0.000975), 0.00279825)
   t.equal(costOf(0.1, 0.0007), 0.00007, 'without the noise of binary fractions')
+})
+
+t.test('what files may cost is told in bytes and milliseconds', async (t) => {
+  const defaults = { fileBytes: 100_000_000, totalBytes: 400_000_000, timeoutMs: 60_000, allowPrivate: false }
+  t.strictSame(fileLimitsOf(parseServerSettings({})), defaults)
+  const env = { FILE_MEGABYTES: '0.5', FILES_FROM_PRIVATE: 'true', UPLOAD_URL: 'https://files.test/put' }
+  const set = { fileBytes: 500_000, allowPrivate: true, uploadUrl: 'https://files.test/put' }
+  t.strictSame(fileLimitsOf(parseServerSettings(env)), { ...defaults, ...set })
 })
 
 t.test("cog.yaml names the Predictor and how many run at once, in Cog's own schema", async (t) => {

@@ -1,16 +1,25 @@
+import { randomUUID } from 'node:crypto'
+import { rm } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import { createApp } from '../../server/app.js'
 import { PredictorHost } from '../../server/host.js'
 import type { HttpLimits } from '../../server/limits.js'
-import type { FromWorker, ToWorker, Worker, WorkerEvent } from '../../server/messages.js'
+import type { FromWorker, SetupRequest, ToWorker, Worker, WorkerEvent } from '../../server/messages.js'
 import type { Predictor } from '../../server/predictor.js'
+import type { FileLimits } from '../../server/run-files.js'
 import { type Schedule, Service } from '../../server/service.js'
+
+/** Small, and open to servers of this machine. */
+export const TEST_FILES: FileLimits = { fileBytes: 1000, totalBytes: 1500, timeoutMs: 60_000, allowPrivate: true }
 
 /** The same border without a process: every message goes through JSON, as between processes. */
 export class InProcessWorker implements Worker {
   readonly #predictor: Predictor
+  readonly #folder = join(tmpdir(), `bezel-test-${randomUUID()}`)
   #host: PredictorHost | undefined
   /** What came from the host, in order. */
   readonly received: FromWorker[] = []
@@ -19,11 +28,13 @@ export class InProcessWorker implements Worker {
     this.#predictor = predictor
   }
 
-  start(setup: Extract<ToWorker, { type: 'setup' }>, listener: (event: WorkerEvent) => void): void {
+  start(setup: SetupRequest, listener: (event: WorkerEvent) => void): void {
     listener({ type: 'starting' })
     this.#host = new PredictorHost({
       predictor: this.#predictor,
       concurrency: setup.concurrency,
+      folder: this.#folder,
+      files: setup.files,
       post: (message) => {
         const copy: FromWorker = JSON.parse(JSON.stringify(message))
         this.received.push(copy)
@@ -41,6 +52,7 @@ export class InProcessWorker implements Worker {
 
   async stop(): Promise<void> {
     await this.#host?.stop()
+    await rm(this.#folder, { recursive: true, force: true })
   }
 }
 
@@ -88,6 +100,7 @@ export interface TestServerOptions {
   readonly queueLimit?: number
   readonly keepMs?: number
   readonly resumeMs?: number
+  readonly files?: FileLimits
   /** Receives each log line. */
   readonly onLog?: (line: string) => void
 }
@@ -108,7 +121,7 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
   const log = options.onLog ? pino({ level: 'debug' }, { write: options.onLog }) : pino({ level: 'silent' })
   const service = new Service({
     worker,
-    predictor: { file: '', name: '', concurrency: options.concurrency ?? 1 },
+    predictor: { file: '', name: '', concurrency: options.concurrency ?? 1, files: options.files ?? TEST_FILES },
     dollarsPerSecond: 0.5,
     log,
     schedule: clock.schedule,

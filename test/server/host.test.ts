@@ -3,9 +3,10 @@ import { z } from 'zod'
 import { PredictorHost } from '../../server/host.js'
 import type { FromWorker, RunEvent } from '../../server/messages.js'
 import { definePredictor, InputError, type Predictor, textStream } from '../../server/predictor.js'
+import { captureStream } from '../../server/run-output.js'
 import { Predictor as EchoStream } from '../predictors/echo-stream.js'
 import { Predictor as Prepared } from '../predictors/prepared.js'
-import { deferred } from './fixtures.js'
+import { deferred, TEST_FILES } from './fixtures.js'
 
 interface Hosted {
   readonly host: PredictorHost
@@ -22,6 +23,8 @@ async function hosted(predictor: Predictor, post?: () => Promise<void> | undefin
   const host = new PredictorHost({
     predictor,
     concurrency: 4,
+    folder: '',
+    files: TEST_FILES,
     post: (message) => {
       messages.push(message)
       const events = message.type === 'batch' ? message.events : []
@@ -289,4 +292,62 @@ t.test('stopping cancels what runs and tears down what was set up, and nothing e
 
 t.test('InputError is an error with a field', async (t) => {
   t.match(new InputError('prompt', 'too long'), { name: 'InputError', field: 'prompt', message: 'too long' })
+})
+
+t.test('what the check writes comes after the acceptance, and with a refusal not at all', async (t) => {
+  const stream = { write: () => true } as unknown as NodeJS.WriteStream
+  t.teardown(captureStream(stream, 'stderr'))
+  const { host, events, end } = await hosted(
+    definePredictor({
+      input: z.object({ n: z.int() }),
+      output: z.int(),
+      streaming: false,
+      check: ({ n }) => {
+        stream.write(`looking at ${n}\n`)
+        if (n > 1) throw new InputError('n', 'is too large')
+      },
+      predict: ({ n }) => n,
+    }),
+  )
+  for (const n of [1, 2]) {
+    host.receive(predict(n, { n }))
+    await end(n)
+  }
+  t.strictSame(events(), [
+    { key: 1, kind: 'accepted' },
+    { key: 1, kind: 'log', data: 'looking at 1\n', source: 'stderr' },
+    { key: 1, kind: 'output', chunk: 1 },
+    { key: 1, kind: 'ended', status: 'succeeded' },
+    { key: 2, kind: 'rejected', detail: [{ loc: ['body', 'input', 'n'], msg: 'is too large', type: 'value_error' }] },
+  ])
+})
+
+t.test('a healthcheck that hangs is not asked again before it has answered', async (t) => {
+  const gate = deferred<boolean>()
+  let asked = 0
+  const { host, messages } = await hosted(
+    definePredictor({
+      input: z.object({}),
+      output: z.string(),
+      streaming: false,
+      predict: () => '',
+      healthcheck: () => {
+        asked++
+        return gate.promise
+      },
+    }),
+  )
+  host.receive({ type: 'healthcheck', call: 1 })
+  host.receive({ type: 'healthcheck', call: 2 })
+  gate.resolve(false)
+  await turns(2)
+  const error = 'user-defined healthcheck returned False'
+  t.strictSame(messages.slice(-2), [
+    { type: 'health', call: 1, error },
+    { type: 'health', call: 2, error },
+  ])
+  t.equal(asked, 1)
+  host.receive({ type: 'healthcheck', call: 3 })
+  await turns(2)
+  t.equal(asked, 2)
 })

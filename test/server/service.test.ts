@@ -1,17 +1,17 @@
 import { pino } from 'pino'
 import t from 'tap'
-import type { ToWorker, Worker, WorkerEvent } from '../../server/messages.js'
+import type { SetupRequest, ToWorker, Worker, WorkerEvent } from '../../server/messages.js'
 import { openApiDocument } from '../../server/openapi.js'
 import { Service } from '../../server/service.js'
 import { Predictor as EchoStream } from '../predictors/echo-stream.js'
-import { FakeClock } from './fixtures.js'
+import { FakeClock, TEST_FILES } from './fixtures.js'
 
 /** A worker that does what the test says. */
 class ScriptedWorker implements Worker {
   readonly posted: ToWorker[] = []
   tell: (event: WorkerEvent) => void = () => {}
 
-  start(_setup: ToWorker, listener: (event: WorkerEvent) => void): void {
+  start(_setup: SetupRequest, listener: (event: WorkerEvent) => void): void {
     this.tell = listener
     listener({ type: 'starting' })
   }
@@ -45,7 +45,7 @@ function serve({ queueLimit = 0 } = {}) {
   const clock = new FakeClock()
   const service = new Service({
     worker,
-    predictor: { file: '/p.ts', name: 'P', concurrency: 1 },
+    predictor: { file: '/p.ts', name: 'P', concurrency: 1, files: TEST_FILES },
     dollarsPerSecond: 0,
     log: pino({ level: 'silent' }),
     schedule: clock.schedule,

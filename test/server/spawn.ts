@@ -50,9 +50,18 @@ export function spawnSource(
 
 /** Starts a server in a process of its own; resolves when it listens. It is killed at the end of the test. */
 export async function spawnServer(t: Test, folder: string, served: ServedPredictor): Promise<SpawnedServer> {
+  return await spawnCogFile(t, writeCogYaml(folder, served), served.env)
+}
+
+/** The same for a cog.yaml that is there. */
+export async function spawnCogFile(
+  t: Test,
+  cogFile: string,
+  variables: Readonly<Record<string, string>> = {},
+): Promise<SpawnedServer> {
   const child = spawnSource('test/server/serve.ts', {
-    args: [writeCogYaml(folder, served)],
-    env: { PORT: '0', HOST: '127.0.0.1', ...served.env },
+    args: [cogFile],
+    env: { PORT: '0', HOST: '127.0.0.1', ...variables },
   })
   t.teardown(() => child.kill('SIGKILL'))
   child.stderr!.pipe(process.stderr)

@@ -1,10 +1,14 @@
 import type { ChildProcess } from 'node:child_process'
 import { EventEmitter } from 'node:events'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import t from 'tap'
 import type { FromWorker, ToWorker, WorkerEvent } from '../../server/messages.js'
 import { WorkerProcess } from '../../server/worker.js'
+import { TEST_FILES } from './fixtures.js'
 
-const SETUP = { type: 'setup', file: '/p.ts', name: 'P', concurrency: 1 } as const
+const SETUP = { type: 'setup', file: '/p.ts', name: 'P', concurrency: 1, files: TEST_FILES } as const
 const READY = { type: 'ready', document: { components: { schemas: {} } } } as unknown as FromWorker
 
 /** A child that does what the test says. */
@@ -64,7 +68,7 @@ t.test('the child is forked at once, and told what to host when that is known', 
   t.equal(children.length, 1)
   t.strictSame(children[0]!.sent, [])
   start()
-  t.strictSame(children[0]!.sent, [SETUP])
+  t.match(children[0]!.sent, [{ ...SETUP, folder: join(tmpdir(), 'bezel-') }])
   t.strictSame(events, [{ type: 'starting' }])
 })
 
@@ -90,7 +94,7 @@ t.test('one that was ready is started again, after waits that double up to ten s
     waits.at(-1)!.action()
     t.equal(children.length, i + 2)
     t.strictSame(events.at(-1), { type: 'starting' })
-    t.strictSame(child().sent, [SETUP])
+    t.match(child().sent, [SETUP])
   }
   child().emit('message', READY)
   child().end(1)
@@ -120,7 +124,8 @@ t.test('nothing is posted to a child that is gone', async (t) => {
   const { worker, child } = supervised()
   child().end(1)
   worker.post({ type: 'cancel', key: 1 })
-  t.strictSame(child().sent, [SETUP])
+  t.match(child().sent, [SETUP])
+  t.equal(child().sent.length, 1)
 })
 
 t.test('stop lets the child tear down, and kills it at the limit', async (t) => {
@@ -143,4 +148,26 @@ t.test('stop while a restart waits forgets the restart', async (t) => {
   await worker.stop(1000)
   t.ok(waits[0]!.canceled)
   t.equal(children.length, 1)
+})
+
+t.test("the child's folder is removed with all that lies in it, however the child ends", async (t) => {
+  const ends: Record<string, (one: ReturnType<typeof supervised>) => unknown> = {
+    crash: ({ child }) => child().end(null, 'SIGSEGV'),
+    kill: ({ worker }) => worker.kill(),
+    stop: async ({ worker, child }) => {
+      const stopped = worker.stop(1000)
+      child().end(0)
+      await stopped
+    },
+  }
+  for (const [name, end] of Object.entries(ends)) {
+    const one = supervised()
+    one.child().emit('message', READY)
+    const setup = one.child().sent[0]!
+    const folder = setup.type === 'setup' ? setup.folder : ''
+    mkdirSync(folder, { mode: 0o700 })
+    writeFileSync(join(folder, 'input.png'), 'left behind')
+    await end(one)
+    t.notOk(existsSync(folder), name)
+  }
 })
