@@ -68,6 +68,12 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
       await service.create({ ...envelope, signal: left, onAccept: (prediction) => stream(reply, prediction) })
       return reply
     }
+    if (mode === 'async') {
+      // Not tied to this connection: whoever asked may be gone before the answer.
+      const { id } = await service.create({ ...envelope, signal: NEVER })
+      // As Cog does, also when it has started by now.
+      return sendJson(reply.code(202), { id, status: 'starting' })
+    }
     const prediction = await service.create({ ...envelope, signal: left })
     const cancel = () => service.cancel(prediction)
     if (left.aborted) cancel()
@@ -149,12 +155,23 @@ function sendText(reply: FastifyReply, json: string): FastifyReply {
 
 /**
  * How the client wants its answer. As Cog reads `Accept`: one of the parts, cut before its first semicolon, must be
- * exactly `text/event-stream`; a quality of 0, wildcards and other letter case do not count.
+ * exactly `text/event-stream`; a quality of 0, wildcards and other letter case do not count. `Prefer` is read as
+ * RFC 7240 has it: a list, in any case, with parameters. Cog takes it only when it is exactly `respond-async`.
  */
-function modeOf(headers: IncomingHttpHeaders): 'sync' | 'stream' {
-  const parts = (headers.accept ?? '').split(',').map((part) => part.trim().split(';')[0])
-  return parts.includes('text/event-stream') ? 'stream' : 'sync'
+function modeOf(headers: IncomingHttpHeaders): 'sync' | 'async' | 'stream' {
+  if (partsOf(headers.accept).some((part) => part === 'text/event-stream')) return 'stream'
+  const preferences = partsOf(headers.prefer).map((part) => part.trimEnd().toLowerCase())
+  return preferences.includes('respond-async') ? 'async' : 'sync'
 }
+
+/** The parts of a list, each cut before its first semicolon. */
+function partsOf(header: string | string[] | undefined): string[] {
+  return String(header ?? '')
+    .split(',')
+    .map((part) => part.trim().split(';')[0]!)
+}
+
+const NEVER = new AbortController().signal
 
 /** Fires when the client is gone before its answer was written. */
 function leaving(reply: FastifyReply): AbortSignal {

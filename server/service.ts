@@ -47,7 +47,7 @@ export interface NewPrediction {
   /** Fires when the client is gone; counts until the prediction is accepted. */
   readonly signal: AbortSignal
   /**
-   * Called when the worker has accepted the prediction, before anything else happens to it: who subscribes here misses no
+   * Called when the worker has accepted the prediction, before anything happens to it: who subscribes here misses no
    * event. (The worker may report acceptance and all output in one message, more than the history keeps.)
    */
   readonly onAccept?: (prediction: Prediction) => void
@@ -262,8 +262,8 @@ export class Service {
     const { prediction } = run
     switch (event.kind) {
       case 'accepted':
-        prediction.start()
         run.accept()
+        prediction.start()
         return
       case 'rejected':
         this.#runs.delete(event.key)
@@ -299,8 +299,8 @@ export class Service {
   #end(key: number, finish: (prediction: Prediction) => void, errorName?: string): void {
     const run = this.#runs.get(key)!
     this.#runs.delete(key)
-    finish(run.prediction)
     run.accept()
+    finish(run.prediction)
     this.#settle()
     const { id, status, metrics } = run.prediction.body()
     // Numbers only: a text may be a user's.
