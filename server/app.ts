@@ -4,9 +4,11 @@ import { addCogRoutes, BODY_LIMIT_BYTES, sendJson } from './cog.js'
 import { ERRORS, ServerError } from './errors.js'
 import type { Schedule, Service } from './service.js'
 import { STREAM_BUFFER_BYTES } from './sse.js'
+import type { Webhooks } from './webhooks.js'
 
 export interface AppOptions {
   readonly service: Service
+  readonly webhooks: Webhooks
   readonly log: Logger
   readonly schedule: Schedule
   /** Most bytes of a request's body; default 100 MiB, as Cog. */
@@ -53,6 +55,7 @@ export function createApp(options: AppOptions): FastifyInstance {
   })
   addCogRoutes(app, {
     service: options.service,
+    webhooks: options.webhooks,
     schedule: options.schedule,
     bodyLimitBytes: options.bodyLimitBytes ?? BODY_LIMIT_BYTES,
     streamBufferBytes: options.streamBufferBytes ?? STREAM_BUFFER_BYTES,

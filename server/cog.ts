@@ -6,9 +6,11 @@ import { JsonError, parseJson, stringifySorted } from './json.js'
 import type { Prediction } from './prediction.js'
 import type { Health, Schedule, Service } from './service.js'
 import { streamPrediction } from './sse.js'
+import { WEBHOOK_EVENTS, type Webhook, type WebhookEvent, type Webhooks } from './webhooks.js'
 
 export interface CogRoutesOptions {
   readonly service: Service
+  readonly webhooks: Webhooks
   readonly schedule: Schedule
   /** Most bytes of a request's body. */
   readonly bodyLimitBytes: number
@@ -64,17 +66,22 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
     const left = leaving(reply)
+    const webhook = envelope.webhook && { ...envelope.webhook, trace: traceOf(request.headers) }
+    const onAccept = (prediction: Prediction) => {
+      if (webhook) options.webhooks.follow(prediction, webhook)
+      if (mode === 'stream') stream(reply, prediction)
+    }
     if (mode === 'stream') {
-      await service.create({ ...envelope, signal: left, onAccept: (prediction) => stream(reply, prediction) })
+      await service.create({ ...envelope, signal: left, onAccept })
       return reply
     }
     if (mode === 'async') {
       // Not tied to this connection: whoever asked may be gone before the answer.
-      const { id } = await service.create({ ...envelope, signal: NEVER })
+      const { id } = await service.create({ ...envelope, signal: NEVER, onAccept })
       // As Cog does, also when it has started by now.
       return sendJson(reply.code(202), { id, status: 'starting' })
     }
-    const prediction = await service.create({ ...envelope, signal: left })
+    const prediction = await service.create({ ...envelope, signal: left, onAccept })
     const cancel = () => service.cancel(prediction)
     if (left.aborted) cancel()
     left.addEventListener('abort', cancel, { once: true })
@@ -182,8 +189,17 @@ function leaving(reply: FastifyReply): AbortSignal {
   return left.signal
 }
 
+/** The W3C trace headers, which webhooks carry on. */
+function traceOf(headers: IncomingHttpHeaders): Record<string, string> {
+  const names = ['traceparent', 'tracestate']
+  return Object.fromEntries(
+    names.flatMap((name) => (headers[name] === undefined ? [] : [[name, String(headers[name])]])),
+  )
+}
+
 interface Envelope {
   readonly id: string | undefined
+  readonly webhook: Omit<Webhook, 'trace'> | undefined
   readonly input: unknown
   readonly context: Readonly<Record<string, string>>
 }
@@ -226,26 +242,32 @@ async function readBody(request: IncomingMessage, limit: number): Promise<Buffer
   return Buffer.concat(chunks, size)
 }
 
-const WEBHOOK_EVENTS: ReadonlySet<unknown> = new Set(['start', 'output', 'logs', 'completed'])
-
 /** Fields that are not known are ignored, whatever their type. */
 function parseEnvelope(body: unknown): Envelope {
   if (!isObject(body)) throw wrongShape('', body, 'struct PredictionRequest')
-  const { id, input, context = {}, webhook, webhook_events_filter: events = [] } = body
+  const { id, input, context = {}, webhook, webhook_events_filter: events = WEBHOOK_EVENTS } = body
   if (id !== undefined && id !== null && typeof id !== 'string') throw wrongShape('id: ', id, 'a string')
-  // Shapes only: nothing calls webhooks yet.
   if (webhook !== undefined && webhook !== null && typeof webhook !== 'string') {
     throw wrongShape('webhook: ', webhook, 'a string')
   }
   if (!Array.isArray(events)) throw wrongShape('webhook_events_filter: ', events, 'a sequence')
   for (const event of events) {
-    if (!WEBHOOK_EVENTS.has(event)) throw wrongShape('webhook_events_filter: ', event, [...WEBHOOK_EVENTS].join(' or '))
+    if (!isWebhookEvent(event)) throw wrongShape('webhook_events_filter: ', event, WEBHOOK_EVENTS.join(' or '))
   }
   if (!isObject(context)) throw wrongShape('context: ', context, 'a map')
   for (const [name, value] of Object.entries(context)) {
     if (typeof value !== 'string') throw wrongShape(`context.${name}: `, value, 'a string')
   }
-  return { id: id ?? undefined, input: input ?? {}, context: context as Record<string, string> }
+  return {
+    id: id ?? undefined,
+    input: input ?? {},
+    context: context as Record<string, string>,
+    webhook: typeof webhook === 'string' ? { url: webhook, events: new Set<WebhookEvent>(events) } : undefined,
+  }
+}
+
+function isWebhookEvent(value: unknown): value is WebhookEvent {
+  return WEBHOOK_EVENTS.some((event) => event === value)
 }
 
 function wrongShape(field: string, found: unknown, wanted: string): ServerError {

@@ -28,7 +28,7 @@ export interface RunningServer {
   readonly workerPid: number | undefined
   /** How setup ended; the server stays up after a failed one, as Cog's does. */
   readonly setup: Promise<'succeeded' | 'failed'>
-  /** Stops listening, lets running predictions end within DRAIN_SECONDS, then ends the worker. */
+  /** Stops listening, lets running predictions and their webhooks end within DRAIN_SECONDS, then ends the worker. */
   close(): Promise<void>
   /** Ends the worker at once. For a process that is about to exit. */
   kill(): void
@@ -96,7 +96,7 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
     dollarsPerSecond: priceOf(settings),
     log,
     schedule,
-    now: () => performance.now(),
+    now,
     ...(options.onProgress && { onProgress: options.onProgress }),
   })
   return { service, settings, log }
@@ -105,8 +105,17 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
 async function listen(worker: WorkerProcess, options: StartOptions): Promise<RunningServer> {
   const { service, settings, log } = await createService(worker, options)
   // Last, since it is the slowest to load: the child has its work by now.
-  const { createApp } = await import('./app.js')
-  const app = createApp({ service, log, schedule })
+  const [{ createApp }, { Webhooks }] = await Promise.all([import('./app.js'), import('./webhooks.js')])
+  const webhooks = new Webhooks({
+    reach: settings.WEBHOOK_REACH,
+    intervalMs: settings.COG_THROTTLE_RESPONSE_INTERVAL * 1000,
+    ...(settings.WEBHOOK_AUTH_TOKEN !== undefined && { authToken: settings.WEBHOOK_AUTH_TOKEN }),
+    ...(settings.WEBHOOK_SECRET !== undefined && { secret: settings.WEBHOOK_SECRET }),
+    log,
+    schedule,
+    now,
+  })
+  const app = createApp({ service, webhooks, log, schedule })
   await app.listen({
     host: settings.HOST,
     port: settings.PORT,
@@ -118,6 +127,7 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
   let closing: Promise<void> | undefined
   const close = async () => {
     log.info('draining')
+    const limitAt = now() + settings.DRAIN_SECONDS * 1000
     const drained = service.drain({ limitMs: settings.DRAIN_SECONDS * 1000, graceMs: GRACE_MS })
     const closed = app.close()
     await drained
@@ -125,7 +135,8 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     const patience = schedule(GRACE_MS, () => app.server.closeAllConnections())
     await closed
     patience.cancel()
-    await worker.stop(GRACE_MS)
+    // Of predictions that were canceled at the limit, too, the final webhooks go out.
+    await Promise.all([worker.stop(GRACE_MS), webhooks.drain(Math.max(limitAt - now(), GRACE_MS))])
     log.info('stopped')
   }
   return {
@@ -169,6 +180,8 @@ function packageCogFile(): string {
   const beside = join(root, 'cog.yaml')
   return existsSync(beside) ? beside : join(dirname(root), 'cog.yaml')
 }
+
+const now = () => performance.now()
 
 const schedule: Schedule = (ms, action) => {
   const timer = setTimeout(action, ms)

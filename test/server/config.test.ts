@@ -11,6 +11,8 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     HARDWARE: 'cpu',
     LOG_LEVEL: 'info',
     DRAIN_SECONDS: 25,
+    WEBHOOK_REACH: 'public',
+    COG_THROTTLE_RESPONSE_INTERVAL: 0.5,
   }
   t.strictSame(parseServerSettings({}), defaults)
   t.strictSame(parseServerSettings({ PORT: '', HARDWARE_PRICE: '', UNKNOWN: 'x' }), defaults)
@@ -33,6 +35,12 @@ t.test('a bad setting is named with its value and its range', async (t) => {
     ['HARDWARE_PRICE', 'NaN', 'HARDWARE_PRICE is "NaN", but must be a number from 0 to 1.'],
     ['HARDWARE_PRICE', 'Infinity', 'HARDWARE_PRICE is "Infinity", but must be a number from 0 to 1.'],
     ['LOG_LEVEL', 'loud', 'LOG_LEVEL is "loud", but must be one of trace, debug, info, warn, error, fatal, silent.'],
+    ['WEBHOOK_REACH', 'all', 'WEBHOOK_REACH is "all", but must be public or any.'],
+    [
+      'COG_THROTTLE_RESPONSE_INTERVAL',
+      '-1',
+      'COG_THROTTLE_RESPONSE_INTERVAL is "-1", but must be a number from 0 to 3600.',
+    ],
     ['DRAIN_SECONDS', '1h', 'DRAIN_SECONDS is "1h", but must be a number from 0 to 3600.'],
   ]
   for (const [setting, value, message] of bad) {

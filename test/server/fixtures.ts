@@ -6,6 +6,7 @@ import { PredictorHost } from '../../server/host.js'
 import type { FromWorker, ToWorker, Worker, WorkerEvent } from '../../server/messages.js'
 import type { Predictor } from '../../server/predictor.js'
 import { type Schedule, Service } from '../../server/service.js'
+import { type WebhookOptions, Webhooks } from '../../server/webhooks.js'
 
 /** The same border without a process: every message goes through JSON, as between processes. */
 export class InProcessWorker implements Worker {
@@ -83,6 +84,7 @@ export interface TestServerOptions {
   readonly clock?: FakeClock
   readonly bodyLimitBytes?: number
   readonly streamBufferBytes?: number
+  readonly webhooks?: Partial<WebhookOptions>
   /** Receives each log line. */
   readonly onLog?: (line: string) => void
 }
@@ -92,6 +94,7 @@ export interface TestServer {
   readonly service: Service
   readonly worker: InProcessWorker
   readonly clock: FakeClock
+  readonly webhooks: Webhooks
   /** Listens on a free port of 127.0.0.1. */
   listen(): Promise<number>
 }
@@ -109,8 +112,17 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
     schedule: clock.schedule,
     now: clock.now,
   })
+  const webhooks = new Webhooks({
+    reach: 'any',
+    intervalMs: 500,
+    log,
+    schedule: clock.schedule,
+    now: clock.now,
+    ...options.webhooks,
+  })
   const app = createApp({
     service,
+    webhooks,
     log,
     schedule: clock.schedule,
     ...(options.bodyLimitBytes !== undefined && { bodyLimitBytes: options.bodyLimitBytes }),
@@ -121,7 +133,7 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
     await app.listen({ host: '127.0.0.1', port: 0 })
     return (app.server.address() as AddressInfo).port
   }
-  return { app, service, worker, clock, listen }
+  return { app, service, worker, clock, webhooks, listen }
 }
 
 /** A promise, and the function that resolves it. */
