@@ -2,9 +2,10 @@ import { once } from 'node:events'
 import { createServer, type IncomingHttpHeaders, type RequestListener, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
+import type { Schedule } from '../../server/service.js'
 import { webhookSignature } from '../../server/webhooks.js'
 import { Predictor as EchoStream } from '../predictors/echo-stream.js'
-import { testServer } from './fixtures.js'
+import { FakeClock, testServer } from './fixtures.js'
 import { until } from './spawn.js'
 
 interface Received {
@@ -48,10 +49,18 @@ const post = (webhook: string, more: object = {}, headers: object = {}) =>
 
 async function serve(t: Test, webhooks: Parameters<typeof testServer>[0]['webhooks'] = {}) {
   const lines: string[] = []
-  const server = await testServer({ predictor: EchoStream, webhooks, onLog: (line) => lines.push(line) })
+  const clock = new FakeClock()
+  /** The waits before repetitions so far: what is scheduled and is no time limit. */
+  const waits: number[] = []
+  const schedule: Schedule = (ms, action) => {
+    if (ms !== 5000 && ms !== 30_000) waits.push(ms)
+    return clock.schedule(ms, action)
+  }
+  webhooks = { schedule, ...webhooks }
+  const server = await testServer({ predictor: EchoStream, clock, webhooks, onLog: (line) => lines.push(line) })
   t.teardown(() => server.app.close())
   const quiet = () => until(() => server.webhooks.active === 0)
-  return { ...server, lines, quiet }
+  return { ...server, lines, waits, quiet }
 }
 
 const COMPLETED = { webhook_events_filter: ['completed'] }
@@ -132,7 +141,7 @@ t.test("the signature is that of Replicate's clients", async (t) => {
 })
 
 t.test('completed is tried again with growing waits, under one id, until it is taken', async (t) => {
-  const { app, clock, quiet } = await serve(t, { secret: 'whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=' })
+  const { app, clock, waits, quiet } = await serve(t, { secret: 'whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=' })
   const codes = [500, 503, 429, 200]
   const { calls, url } = await receiver(t, (n, response) => {
     if (n === 1) response.destroy()
@@ -140,7 +149,8 @@ t.test('completed is tried again with growing waits, under one id, until it is t
   })
   await app.inject(post(url, COMPLETED))
   for (const [i, wait] of [200, 400, 800].entries()) {
-    await until(() => calls.length === i + 1 && clock.waiting === 1)
+    await until(() => waits.length === i + 1)
+    t.equal(waits[i], wait)
     clock.advance(wait - 1)
     t.equal(calls.length, i + 1)
     clock.advance(1)
@@ -152,16 +162,16 @@ t.test('completed is tried again with growing waits, under one id, until it is t
 })
 
 t.test('a receiver that fails 20 times is called 13 times, and forgotten', async (t) => {
-  const { app, service, clock, webhooks, lines } = await serve(t)
+  const { app, service, clock, webhooks, waits, lines } = await serve(t)
   const { calls, url } = await receiver(t, status(502))
   await app.inject(post(url, COMPLETED))
   t.equal(service.status, 'READY')
-  let waited = 0
-  while (webhooks.active > 0) {
-    await until(() => webhooks.active === 0 || (clock.waiting === 1 && calls.length > waited))
-    waited = calls.length
-    clock.advance(102_400)
+  for (let waited = 1; waited <= 12; waited++) {
+    await until(() => waits.length === waited)
+    clock.advance(waits.at(-1)!)
   }
+  await until(() => webhooks.active === 0)
+  t.strictSame(waits.slice(-4), [51_200, 102_400, 102_400, 102_400])
   t.equal(calls.length, 13)
   t.ok(lines.some((line) => line.includes('webhook given up')))
 })
