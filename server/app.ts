@@ -7,9 +7,11 @@ import { ERRORS, ServerError } from './errors.js'
 import { HTTP_LIMITS, type HttpLimits } from './limits.js'
 import { addProbeRoutes } from './probes.js'
 import type { Schedule, Service } from './service.js'
+import type { Webhooks } from './webhooks.js'
 
 export interface AppOptions {
   readonly service: Service
+  readonly webhooks: Webhooks
   readonly log: Logger
   readonly schedule: Schedule
   /** How long a prediction goes on whose stream has no reader, for one that comes back; default 0: not at all. */
@@ -63,6 +65,7 @@ export function createApp(options: AppOptions): FastifyInstance {
   })
   addCogRoutes(app, {
     service: options.service,
+    webhooks: options.webhooks,
     schedule: options.schedule,
     limits,
     resumeMs: options.resumeMs ?? 0,

@@ -9,9 +9,11 @@ import type { HttpLimits } from './limits.js'
 import type { Prediction } from './prediction.js'
 import { StreamReaders } from './readers.js'
 import type { Health, Place, Schedule, Service } from './service.js'
+import { WEBHOOK_EVENTS, type Webhook, type WebhookEvent, type Webhooks } from './webhooks.js'
 
 export interface CogRoutesOptions {
   readonly service: Service
+  readonly webhooks: Webhooks
   readonly schedule: Schedule
   readonly limits: HttpLimits
   /** How long a prediction goes on whose stream has no reader; 0: it does not. */
@@ -87,6 +89,12 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
     const left = leaving(reply)
+    const webhook = envelope.webhook && { ...envelope.webhook, trace: traceOf(request.headers) }
+    let isFollowed = false
+    const follow = (prediction: Prediction) => {
+      if (webhook && !isFollowed) options.webhooks.follow(prediction, webhook)
+      isFollowed = true
+    }
     if (mode === 'stream') {
       // Until it is followed; from then on its readers are counted.
       const unread = new AbortController()
@@ -95,19 +103,37 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
         if (!followed) unread.abort()
       })
       // One that has to wait is followed from then on, for its reader's patience; else from its acceptance.
-      const follow = (prediction: Prediction) => {
+      const read = (prediction: Prediction) => {
         if (!followed) readers.start(reply, prediction)
         followed = true
       }
+      const onAccept = (prediction: Prediction) => {
+        follow(prediction)
+        read(prediction)
+      }
       try {
-        await service.create({ ...envelope, cancelAfterMs, signal: unread.signal, onAccept: follow, onQueue: follow })
+        await service.create({ ...envelope, cancelAfterMs, signal: unread.signal, onAccept, onQueue: read })
       } catch (error) {
         // Refused by the Predictor's own check after it waited: its stream has told so.
         if (!followed) throw error
       }
       return reply
     }
-    const prediction = await service.create({ ...envelope, cancelAfterMs, signal: left })
+    if (mode === 'async') {
+      const { id } = await new Promise<Prediction>((resolve, reject) => {
+        // From here on the answer is 202, so that even a refusal after the wait has to reach the webhook.
+        const onQueue = (prediction: Prediction) => {
+          follow(prediction)
+          resolve(prediction)
+        }
+        // Not tied to this connection: whoever asked may be gone before the answer.
+        const request = { ...envelope, cancelAfterMs, signal: NEVER, onAccept: follow, onQueue }
+        service.create(request).then(resolve, reject)
+      })
+      // As Cog does, also when it has started by now.
+      return sendJson(reply.code(202), { id, status: 'starting' })
+    }
+    const prediction = await service.create({ ...envelope, cancelAfterMs, signal: left, onAccept: follow })
     const cancel = () => service.cancel(prediction)
     if (left.aborted) cancel()
     left.addEventListener('abort', cancel, { once: true })
@@ -186,12 +212,23 @@ function sendText(reply: FastifyReply, json: string): FastifyReply {
 
 /**
  * How the client wants its answer. As Cog reads `Accept`: one of the parts, cut before its first semicolon, must be
- * exactly `text/event-stream`; a quality of 0, wildcards and other letter case do not count.
+ * exactly `text/event-stream`; a quality of 0, wildcards and other letter case do not count. `Prefer` is read as
+ * RFC 7240 has it: a list, in any case, with parameters. Cog takes it only when it is exactly `respond-async`.
  */
-function modeOf(headers: IncomingHttpHeaders): 'sync' | 'stream' {
-  const parts = (headers.accept ?? '').split(',').map((part) => part.trim().split(';')[0])
-  return parts.includes('text/event-stream') ? 'stream' : 'sync'
+function modeOf(headers: IncomingHttpHeaders): 'sync' | 'async' | 'stream' {
+  if (partsOf(headers.accept).some((part) => part === 'text/event-stream')) return 'stream'
+  const preferences = partsOf(headers.prefer).map((part) => part.trimEnd().toLowerCase())
+  return preferences.includes('respond-async') ? 'async' : 'sync'
 }
+
+/** The parts of a list, each cut before its first semicolon. */
+function partsOf(header: string | string[] | undefined): string[] {
+  return String(header ?? '')
+    .split(',')
+    .map((part) => part.trim().split(';')[0]!)
+}
+
+const NEVER = new AbortController().signal
 
 /** Fires when the client is gone before its answer was written. */
 function leaving(reply: FastifyReply): AbortSignal {
@@ -202,8 +239,17 @@ function leaving(reply: FastifyReply): AbortSignal {
   return left.signal
 }
 
+/** The W3C trace headers, which webhooks carry on. */
+function traceOf(headers: IncomingHttpHeaders): Record<string, string> {
+  const names = ['traceparent', 'tracestate']
+  return Object.fromEntries(
+    names.flatMap((name) => (headers[name] === undefined ? [] : [[name, String(headers[name])]])),
+  )
+}
+
 interface Envelope {
   readonly id: string | undefined
+  readonly webhook: Omit<Webhook, 'trace'> | undefined
   readonly input: unknown
   readonly context: Readonly<Record<string, string>>
 }
@@ -227,26 +273,32 @@ function isJson(contentType: string): boolean {
   return /^application\/(?:json|[^;\s]+\+json)$/i.test(contentType.split(';')[0]!.trim())
 }
 
-const WEBHOOK_EVENTS: ReadonlySet<unknown> = new Set(['start', 'output', 'logs', 'completed'])
-
 /** Fields that are not known are ignored, whatever their type. */
 function parseEnvelope(body: unknown): Envelope {
   if (!isObject(body)) throw wrongShape('', body, 'struct PredictionRequest')
-  const { id, input, context = {}, webhook, webhook_events_filter: events = [] } = body
+  const { id, input, context = {}, webhook, webhook_events_filter: events = WEBHOOK_EVENTS } = body
   if (id !== undefined && id !== null && typeof id !== 'string') throw wrongShape('id: ', id, 'a string')
-  // Shapes only: nothing calls webhooks yet.
   if (webhook !== undefined && webhook !== null && typeof webhook !== 'string') {
     throw wrongShape('webhook: ', webhook, 'a string')
   }
   if (!Array.isArray(events)) throw wrongShape('webhook_events_filter: ', events, 'a sequence')
   for (const event of events) {
-    if (!WEBHOOK_EVENTS.has(event)) throw wrongShape('webhook_events_filter: ', event, [...WEBHOOK_EVENTS].join(' or '))
+    if (!isWebhookEvent(event)) throw wrongShape('webhook_events_filter: ', event, WEBHOOK_EVENTS.join(' or '))
   }
   if (!isObject(context)) throw wrongShape('context: ', context, 'a map')
   for (const [name, value] of Object.entries(context)) {
     if (typeof value !== 'string') throw wrongShape(`context.${name}: `, value, 'a string')
   }
-  return { id: id ?? undefined, input: input ?? {}, context: context as Record<string, string> }
+  return {
+    id: id ?? undefined,
+    input: input ?? {},
+    context: context as Record<string, string>,
+    webhook: typeof webhook === 'string' ? { url: webhook, events: new Set<WebhookEvent>(events) } : undefined,
+  }
+}
+
+function isWebhookEvent(value: unknown): value is WebhookEvent {
+  return WEBHOOK_EVENTS.some((event) => event === value)
 }
 
 function wrongShape(field: string, found: unknown, wanted: string): ServerError {

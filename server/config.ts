@@ -108,6 +108,29 @@ export const serverSettings = z.object({
     .optional()
     .describe('Where output files are put, each under its name; without it they are data URIs in the answer')
     .meta({ range: 'a URL of http or https' }),
+  WEBHOOK_REACH: z
+    .enum(['public', 'any'])
+    .default('public')
+    .describe(
+      'Where webhooks may go. `public` refuses private, loopback, link-local and other special addresses: else whoever may send a request could have the server call the network behind it',
+    )
+    .meta({ range: 'public or any' }),
+  WEBHOOK_AUTH_TOKEN: z
+    .string()
+    .regex(/^[\x21-\x7e]+$/)
+    .optional()
+    .describe('Sent with every webhook as `authorization: Bearer …`')
+    .meta({ range: 'printable ASCII without spaces' }),
+  WEBHOOK_SECRET: z
+    .string()
+    .regex(/^whsec_(?:[A-Za-z0-9+/]{4}){8,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/)
+    .optional()
+    .describe('Signs every webhook, as Standard Webhooks and Replicate do')
+    .meta({ range: 'whsec_ and at least 24 bytes in base64' }),
+  COG_THROTTLE_RESPONSE_INTERVAL: numeric(z.number().min(0).max(3600))
+    .default(0.5)
+    .describe('Seconds after a webhook in which none is sent for `logs`')
+    .meta({ range: 'a number from 0 to 3600' }),
 })
 
 export type ServerSettings = z.output<typeof serverSettings>

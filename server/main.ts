@@ -28,7 +28,10 @@ export interface RunningServer {
   readonly workerPid: number | undefined
   /** How setup ended; the server stays up after a failed one, as Cog's does. */
   readonly setup: Promise<'succeeded' | 'failed'>
-  /** Waits DRAIN_DELAY_SECONDS with readiness off, then stops listening, lets running predictions end within DRAIN_SECONDS, then ends the worker. */
+  /**
+   * Waits DRAIN_DELAY_SECONDS with readiness off, then stops listening, lets running predictions and their webhooks end within
+   * DRAIN_SECONDS, then ends the worker.
+   */
   close(): Promise<void>
   /** Ends the worker at once. For a process that is about to exit. */
   kill(): void
@@ -96,7 +99,7 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
     dollarsPerSecond: priceOf(settings),
     log,
     schedule,
-    now: () => performance.now(),
+    now,
     queueLimit: settings.QUEUE,
     keepMs: Math.max(settings.KEEP_SECONDS, settings.RESUME_SECONDS) * 1000,
     ...(options.onProgress && { onProgress: options.onProgress }),
@@ -107,9 +110,19 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
 async function listen(worker: WorkerProcess, options: StartOptions): Promise<RunningServer> {
   const { service, settings, log } = await createService(worker, options)
   // Last, since it is the slowest to load: the child has its work by now.
-  const { createApp } = await import('./app.js')
+  const [{ createApp }, { Webhooks }] = await Promise.all([import('./app.js'), import('./webhooks.js')])
+  const webhooks = new Webhooks({
+    reach: settings.WEBHOOK_REACH,
+    intervalMs: settings.COG_THROTTLE_RESPONSE_INTERVAL * 1000,
+    ...(settings.WEBHOOK_AUTH_TOKEN !== undefined && { authToken: settings.WEBHOOK_AUTH_TOKEN }),
+    ...(settings.WEBHOOK_SECRET !== undefined && { secret: settings.WEBHOOK_SECRET }),
+    log,
+    schedule,
+    now,
+  })
   const app = createApp({
     service,
+    webhooks,
     log,
     schedule,
     resumeMs: settings.RESUME_SECONDS * 1000,
@@ -130,6 +143,7 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     if (settings.DRAIN_DELAY_SECONDS > 0) {
       await new Promise<void>((resolve) => schedule(settings.DRAIN_DELAY_SECONDS * 1000, resolve))
     }
+    const limitAt = now() + settings.DRAIN_SECONDS * 1000
     const drained = service.drain({ limitMs: settings.DRAIN_SECONDS * 1000, graceMs: GRACE_MS })
     const closed = app.close()
     await drained
@@ -137,7 +151,8 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     const patience = schedule(GRACE_MS, () => app.server.closeAllConnections())
     await closed
     patience.cancel()
-    await worker.stop(GRACE_MS)
+    // Of predictions that were canceled at the limit, too, the final webhooks go out.
+    await Promise.all([worker.stop(GRACE_MS), webhooks.drain(Math.max(limitAt - now(), GRACE_MS))])
     log.info('stopped')
   }
   return {
@@ -181,6 +196,8 @@ function packageCogFile(): string {
   const beside = join(root, 'cog.yaml')
   return existsSync(beside) ? beside : join(dirname(root), 'cog.yaml')
 }
+
+const now = () => performance.now()
 
 const schedule: Schedule = (ms, action) => {
   const timer = setTimeout(action, ms)

@@ -47,6 +47,7 @@ export class StreamReaders {
       bufferBytes,
       after,
       ids: resumeMs > 0,
+      waits: service.place(prediction) !== undefined,
       comment: () => queueComment(service.place(prediction)),
       onLeave: (reason) => {
         if (reason === 'lagged') reply.log.warn({ id: prediction.id }, 'stream cut off: its reader does not keep up')

@@ -63,7 +63,7 @@ export interface NewPrediction {
   /** Fires when the client is gone; counts until the prediction is accepted. */
   readonly signal: AbortSignal
   /**
-   * Called when the worker has accepted the prediction, before anything else happens to it: who subscribes here misses no
+   * Called when the worker has accepted the prediction, before anything happens to it: who subscribes here misses no
    * event. (The worker may report acceptance and all output in one message, more than the history keeps.)
    */
   readonly onAccept?: (prediction: Prediction) => void
@@ -407,8 +407,8 @@ export class Service {
     const { prediction } = run
     switch (event.kind) {
       case 'accepted':
-        prediction.start()
         run.accept()
+        prediction.start()
         return
       case 'rejected':
         this.#runs.delete(event.key)
@@ -454,9 +454,9 @@ export class Service {
   /** Ends a prediction that neither runs nor waits any more. */
   #close(run: Run, finish: (prediction: Prediction) => void, errorName?: string): void {
     run.deadline?.cancel()
+    run.accept()
     finish(run.prediction)
     this.#finished.add(run.prediction)
-    run.accept()
     this.#settle()
     const { id, status, metrics } = run.prediction.body()
     // Numbers only: a text may be a user's.

@@ -18,7 +18,9 @@ export interface StreamOptions {
   readonly after: number
   /** Whether each event carries its number as `id`. */
   readonly ids: boolean
-  /** What a quiet stream says to keep its connection: one line. Said at once, too, while the prediction has not started. */
+  /** Whether the prediction waits in the queue: then the comment is said at once, too, so that its reader knows. */
+  readonly waits: boolean
+  /** What a quiet stream says to keep its connection: one line. */
   readonly comment: () => string
   /** Called at most once, when this reader stops following before the end: it left, fell behind, or came too late. */
   readonly onLeave: (reason: 'closed' | 'lagged' | 'truncated') => void
@@ -68,8 +70,7 @@ class EventStream {
     const { events, dropped, next, unsubscribe } = prediction.subscribe((event) => this.#send(event), options.after)
     this.#unsubscribe = unsubscribe
     this.#next = next
-    // Sends the head, so that who waits in the queue knows that it does.
-    if (prediction.status === 'starting') this.#comment()
+    if (this.#options.waits) this.#comment()
     if (dropped > 0) this.#cutOff('truncated', dropped)
     else for (const event of events) this.#send(event)
     // A reader who has all so far must not wait for the head, too.

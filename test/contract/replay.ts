@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { Agent, request as httpRequest, type IncomingMessage } from 'node:http'
+import { Agent, createServer, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -15,6 +17,16 @@ export interface ContractCase {
   /** Where ours answers otherwise than Cog, on purpose, and why. */
   readonly differs?: string
   readonly steps: readonly Step[]
+  /** All calls that the test's own receiver gets, in order; it answers the n-th as `webhookReplies` says, else 200. */
+  readonly webhooks?: readonly WebhookCall[]
+  readonly webhookReplies?: readonly number[]
+}
+
+interface WebhookCall {
+  readonly path: string
+  /** Others may be there, too. */
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: unknown
 }
 
 export interface ServerNeeds {
@@ -51,8 +63,11 @@ interface ExpectedResponse {
   readonly raw?: string
 }
 
-/** `health`: the server says this status. `events`: the answer to request `of` has so many events. */
-type Condition = { readonly health: string } | { readonly events: number; readonly of: number }
+/** `health`: the server says this status. `events`: the answer to request `of` has so many events. `webhooks`: so many calls came. */
+type Condition =
+  | { readonly health: string }
+  | { readonly events: number; readonly of: number }
+  | { readonly webhooks: number }
 
 export function readCases(): ContractCase[] {
   const folder = fileURLToPath(new URL('cases/', import.meta.url))
@@ -73,15 +88,17 @@ export async function replay(
   { url, folder }: { url: string; folder: string },
 ): Promise<void> {
   const exchanges: Exchange[] = []
+  const hooks = new Hooks(contractCase.webhookReplies ?? [])
+  const base = await hooks.listen()
   const background: Promise<void>[] = []
   for (const step of contractCase.steps) {
     if ('touch' in step) touch(folder, step.touch)
-    else if ('until' in step) await until(step.until, { url, exchanges })
+    else if ('until' in step) await until(step.until, { url, exchanges, hooks })
     else {
-      const exchange = new Exchange(url, step)
+      const exchange = new Exchange(url, filled(step, { base, exchanges }))
       exchanges.push(exchange)
       if (step.leaveWhen) {
-        await until(step.leaveWhen, { url, exchanges })
+        await until(step.leaveWhen, { url, exchanges, hooks })
         exchange.leave()
       }
       const checked = exchange.done.then(() => compare(exchange, `request ${exchanges.indexOf(exchange)}`))
@@ -92,6 +109,54 @@ export async function replay(
     }
   }
   await Promise.all(background)
+  const { webhooks = [] } = contractCase
+  await until({ webhooks: webhooks.length }, { url, exchanges, hooks })
+  // Nothing more may come when the prediction is over.
+  await until({ health: contractCase.server?.until ?? 'READY' }, { url, exchanges, hooks })
+  await hooks.close()
+  assert.equal(hooks.calls.length, webhooks.length, `webhooks: ${JSON.stringify(hooks.calls).slice(0, 600)}`)
+  for (const [i, want] of webhooks.entries()) compareCall(want, hooks.calls[i]!, `webhook ${i}`)
+}
+
+/** Puts the receiver's address for `<hook>` and the id that the first request got for `<id of 0>`. */
+function filled(step: RequestStep, { base, exchanges }: { base: string; exchanges: Exchange[] }): RequestStep {
+  const id = exchanges[0]?.text.startsWith('{') ? String(JSON.parse(exchanges[0].text).id) : ''
+  const request = JSON.stringify(step.request).replaceAll('<hook>', base).replaceAll('<id of 0>', id)
+  return { ...step, request: JSON.parse(request) }
+}
+
+/** The test's own receiver of webhooks. */
+class Hooks {
+  readonly calls: { path: string; headers: IncomingHttpHeaders; body: unknown }[] = []
+  readonly #server
+
+  constructor(replies: readonly number[]) {
+    this.#server = createServer(async (request, response) => {
+      let text = ''
+      for await (const part of request) text += part
+      this.calls.push({ path: request.url!, headers: request.headers, body: JSON.parse(text) })
+      response.writeHead(replies[this.calls.length - 1] ?? 200).end()
+    })
+  }
+
+  async listen(): Promise<string> {
+    // A case that fails must not keep the process.
+    this.#server.listen(0, '127.0.0.1').unref()
+    await once(this.#server, 'listening')
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
+  }
+
+  async close(): Promise<void> {
+    this.#server.close()
+    await once(this.#server, 'close')
+  }
+}
+
+function compareCall(want: WebhookCall, got: Hooks['calls'][number], at: string): void {
+  assert.equal(got.path, want.path, at)
+  for (const [name, value] of Object.entries(want.headers))
+    assert.equal(got.headers[name], value, `${at}: header ${name}`)
+  match(want.body, withoutOurMetrics(got.body), `${at}: body`)
 }
 
 class Exchange {
@@ -149,10 +214,15 @@ function touch(folder: string, name: string): void {
   else writeFileSync(join(folder, name), '')
 }
 
-async function until(condition: Condition, { url, exchanges }: { url: string; exchanges: Exchange[] }): Promise<void> {
+async function until(
+  condition: Condition,
+  { url, exchanges, hooks }: { url: string; exchanges: Exchange[]; hooks: Hooks },
+): Promise<void> {
   // Asked again and again rather than waited for: the contract has no call that waits.
   for (let tries = 0; tries < 2000; tries++) {
-    if ('events' in condition) {
+    if ('webhooks' in condition) {
+      if (hooks.calls.length >= condition.webhooks) return
+    } else if ('events' in condition) {
       if (exchanges[condition.of]!.events >= condition.events) return
     } else if ((await healthOf(url)) === condition.health) return
     await sleep(5)

@@ -21,6 +21,8 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     FILES_MEGABYTES: 400,
     FILES_SECONDS: 60,
     FILES_FROM_PRIVATE: 'false',
+    WEBHOOK_REACH: 'public',
+    COG_THROTTLE_RESPONSE_INTERVAL: 0.5,
   }
   t.strictSame(parseServerSettings({}), defaults)
   t.strictSame(parseServerSettings({ PORT: '', HARDWARE_PRICE: '', UNKNOWN: 'x' }), defaults)
@@ -46,6 +48,12 @@ t.test('a bad setting is named with its value and its range', async (t) => {
     ['FILE_MEGABYTES', '0', 'FILE_MEGABYTES is "0", but must be a number above 0, at most 100000.'],
     ['FILES_FROM_PRIVATE', 'yes', 'FILES_FROM_PRIVATE is "yes", but must be true or false.'],
     ['UPLOAD_URL', 'file:///tmp', 'UPLOAD_URL is "file:///tmp", but must be a URL of http or https.'],
+    ['WEBHOOK_REACH', 'all', 'WEBHOOK_REACH is "all", but must be public or any.'],
+    [
+      'COG_THROTTLE_RESPONSE_INTERVAL',
+      '-1',
+      'COG_THROTTLE_RESPONSE_INTERVAL is "-1", but must be a number from 0 to 3600.',
+    ],
     ['DRAIN_SECONDS', '1h', 'DRAIN_SECONDS is "1h", but must be a number from 0 to 3600.'],
   ]
   for (const [setting, value, message] of bad) {

@@ -12,6 +12,7 @@ import type { FromWorker, SetupRequest, ToWorker, Worker, WorkerEvent } from '..
 import type { Predictor } from '../../server/predictor.js'
 import type { FileLimits } from '../../server/run-files.js'
 import { type Schedule, Service } from '../../server/service.js'
+import { type WebhookOptions, Webhooks } from '../../server/webhooks.js'
 
 /** Small, and open to servers of this machine. */
 export const TEST_FILES: FileLimits = { fileBytes: 1000, totalBytes: 1500, timeoutMs: 60_000, allowPrivate: true }
@@ -101,6 +102,7 @@ export interface TestServerOptions {
   readonly keepMs?: number
   readonly resumeMs?: number
   readonly files?: FileLimits
+  readonly webhooks?: Partial<WebhookOptions>
   /** Receives each log line. */
   readonly onLog?: (line: string) => void
 }
@@ -110,6 +112,7 @@ export interface TestServer {
   readonly service: Service
   readonly worker: InProcessWorker
   readonly clock: FakeClock
+  readonly webhooks: Webhooks
   /** Listens on a free port of 127.0.0.1. */
   listen(): Promise<number>
 }
@@ -129,8 +132,17 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
     ...(options.queueLimit !== undefined && { queueLimit: options.queueLimit }),
     ...(options.keepMs !== undefined && { keepMs: options.keepMs }),
   })
+  const webhooks = new Webhooks({
+    reach: 'any',
+    intervalMs: 500,
+    log,
+    schedule: clock.schedule,
+    now: clock.now,
+    ...options.webhooks,
+  })
   const app = createApp({
     service,
+    webhooks,
     log,
     schedule: clock.schedule,
     ...(options.resumeMs !== undefined && { resumeMs: options.resumeMs }),
@@ -145,7 +157,7 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
     await app.listen({ host: '127.0.0.1', port: 0 })
     return (app.server.address() as AddressInfo).port
   }
-  return { app, service, worker, clock, listen }
+  return { app, service, worker, clock, webhooks, listen }
 }
 
 /** A promise, and the function that resolves it. */

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { createServer as createHttpServer } from 'node:http'
 import { createServer } from 'node:net'
 import { pino } from 'pino'
 import t from 'tap'
@@ -97,6 +98,37 @@ t.test('SIGTERM lets what waits in the queue run, too, and cancels it at the lim
     for (const stream of [first, second]) t.match(await stream.text(), new RegExp(`"status":"${status}"`))
     t.strictSame(await server.exit, [0, null])
   }
+})
+
+t.test('SIGTERM waits for predictions that nobody waits for, and for their final webhooks', async (t) => {
+  const bodies: string[] = []
+  const receiver = createHttpServer(async (request, response) => {
+    let text = ''
+    for await (const part of request) text += part
+    bodies.push(text)
+    // The first try fails, so that the server has to wait and call again.
+    response.writeHead(bodies.length === 1 ? 503 : 200).end()
+  }).listen(0, '127.0.0.1')
+  t.teardown(() => receiver.close())
+  await once(receiver, 'listening')
+  const { port } = receiver.address() as { port: number }
+  const env = { WEBHOOK_REACH: 'any' }
+  const server = await spawnServer(t, t.testdir({}), { file: 'echo-stream.ts', env })
+  await untilHealth(server.url, 'READY')
+  const accepted = await fetch(`${server.url}/predictions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', prefer: 'respond-async' },
+    body: JSON.stringify({
+      input: { prompt: 'late: x', n: 2, delay: 0.3 },
+      webhook: `http://127.0.0.1:${port}/`,
+      webhook_events_filter: ['completed'],
+    }),
+  })
+  t.equal(accepted.status, 202)
+  server.process.kill('SIGTERM')
+  t.strictSame(await server.exit, [0, null])
+  t.equal(bodies.length, 2)
+  t.match(JSON.parse(bodies[1]!), { status: 'succeeded', output: ['late:', ' x'] })
 })
 
 t.test('at the limit of the drain, what still runs is canceled and answered', async (t) => {
