@@ -4,7 +4,8 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
-import { type FetchFileOptions, fetchFile, isPublicAddress } from '../../server/file-input.js'
+import { type FetchFileOptions, fetchFile } from '../../server/file-input.js'
+import { isPublicAddress } from '../../server/public-address.js'
 
 async function listen(t: Test, answer: RequestListener): Promise<string> {
   const server = createServer(answer).listen(0, '127.0.0.1')

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { isPublicAddress, webhookAddress } from '../../server/webhook-address.js'
+import { isPublicAddress } from '../../server/public-address.js'
+import { webhookAddress } from '../../server/webhook-address.js'
 
 const never = async () => t.fail('an address needs no look-up') as never
 
