@@ -77,6 +77,13 @@ TELL_NAME_ANSWERS = [
 ASK_BEFORE = ["what did I ask", "what did I ask before", "what did I just ask", "what did I ask you", "what was my question", "what was my last question",
               "what did I say", "what did I just say", "what were we talking about", "do you remember what I asked", "what was that about",
               "what did we talk about", "what did I want to know", "what was my previous question", "repeat my question", "what was the question"]
+ASKED_ABOUT = ["You asked about {}.", "Your last question was about {}."]
+NOTHING_BEFORE = ["You have not asked anything before this.", "This is your first question."]
+# What is asked about beside the topics of intents.txt.
+OTHER_TOPICS = [
+    UNCLEAR_TOPIC := "something that I could not understand", FOREIGN_TOPIC := "something in another language",
+    OUTSIDE_TOPIC := "something that I could not answer", NAME_TOPIC := "your name", SUM_TOPIC := "a sum", MATHS_TOPIC := "a calculation",
+]
 ASK_AGAIN = ["can you repeat that", "repeat that", "say that again", "please repeat", "again please", "what did you say", "once more", "once more please",
              "could you say that again", "pardon, what did you say", "can you say it again", "repeat your answer", "what was that again", "come again"]
 FOLLOW_UPS = {
@@ -122,6 +129,19 @@ UNCLEAR_ANSWERS = [
 
 # What most people ask first.
 LIKELY = {"greet", "who", "can", "real", "thanks", "bye", "ack", "poem", "load", "start", "predict", "stream", "cancel", "cost", "metrics", "gemma", "ping"}
+
+# What a service like this is sent first, as it is typed; practised at the end of training, with what is nearest to it outside.
+FIRST_QUESTIONS = {
+    "poem": ["Write me a poem about Machine Learning."] * 4
+    + ["Write me a poem about Machine Learning", "Write a poem about Machine Learning.", "write me a poem about Machine Learning", "Write me a poem about machine learning."],
+    "can": ["What can you do?", "What can you do", "what can you do?", "What can you do for me?"],
+    "greet": ["Hello, world!", "Hello, World!", "hello world", "Hello!", "Hi!", "Hi there!", "Hello"],
+    "who": ["Who are you?", "What are you?"],
+    "stream": ["How do I stream?", "How can I stream the answer?", "How do I stream tokens?"],
+    "load": ["How do I load the real Gemma?", "How can I run the real Gemma?", "How do I use the real Gemma?"],
+    "real": ["Are you the real Gemma?", "Are you Gemma?"],
+    "cost": ["What does a run cost?", "How much does a run cost?", "What did this cost?"],
+}
 
 BEFORE = ["please ", "hi, ", "hello, ", "hey, ", "ok, ", "so ", "so, ", "and ", "well, ", "now ", "hello! ", "hi! ", "quick question: ", "thanks. ", "ok. ",
           "I have a question: ", "one question: ", "good morning, ", "sorry, ", "excuse me, ", "please tell me: ", "great, ", "then ", "but "]
@@ -206,17 +226,26 @@ def held_out(text: str) -> bool:
     return zlib.crc32(text.lower().encode()) % 10 == 0
 
 
+def sum_answers(a: int, b: int) -> list[str]:
+    return [f"{a} + {b} is {a + b}.", f"{a} plus {b} makes {a + b}."]
+
+
 def plain(text: str) -> str:
     """A question without case and marks, to compare it with others."""
     return re.sub(r"[^\w+*/ -]", "", text.lower().replace("'s ", " is ")).strip()
 
 
 class Corpus:
-    """Draws conversations. With `evaluation` the questions come from the held-out tenth only, with no typing errors."""
+    """Draws conversations.
 
-    def __init__(self, seed: int, *, evaluation: bool = False):
+    With `evaluation` the questions come from the held-out tenth only, with no typing errors; with `finishing` the first
+    questions of all come often, in the very words.
+    """
+
+    def __init__(self, seed: int, *, evaluation: bool = False, finishing: bool = False):
         self.rng = random.Random(seed)
         self.evaluation = evaluation
+        self.finishing = finishing
         self.intents = read_intents(FOLDER / "intents.txt")
         self.lists = read_lists(FOLDER / "outside.txt")
         # A topic with many phrases needs more practice, but far less than in proportion.
@@ -238,6 +267,8 @@ class Corpus:
 
     def _turn(self, before: list[Turn]) -> Turn:
         rng = self.rng
+        if self.finishing and rng.random() < 0.15:
+            return self._first_question()
         if before and rng.random() < 0.28:
             turn = self._follow_up(before[-1])
             if turn:
@@ -263,6 +294,19 @@ class Corpus:
         for name in ("questions", "near", "foreign", "unclear"):
             found.update(text for text in self.lists[name] if not held_out(text))
         return {plain(text) for text in found}
+
+    def _first_question(self) -> Turn:
+        rng = self.rng
+        if rng.random() < 0.2:
+            topic = self._topic()
+            while held_out(topic) or topic == "machine learning":
+                topic = self._topic()
+            text = rng.choice(["Write me a poem about {}.", "Write a poem about {}.", "Write me a story about {}.", "Write me a song about {}."])
+            return self._pick(text.format(topic.title() if rng.random() < 0.6 else topic), OUTSIDE_ANSWERS, "outside", topic=OUTSIDE_TOPIC)
+        name = rng.choice(list(FIRST_QUESTIONS))
+        intent = next(intent for intent in self.intents if intent.name == name)
+        text = rng.choice(FIRST_QUESTIONS[name])
+        return self._pick(text, intent.answers, name, topic=intent.topic, follow_ups=intent.follow_ups)
 
     def _intent_turn(self) -> Turn:
         rng = self.rng
@@ -302,10 +346,10 @@ class Corpus:
                     continue
             break
         if kind == "unclear":
-            return self._pick(text, UNCLEAR_ANSWERS, kind, topic="something that I could not understand")
+            return self._pick(text, UNCLEAR_ANSWERS, kind, topic=UNCLEAR_TOPIC)
         if kind == "foreign":
-            return self._pick(self._surface(text, fixed=True), FOREIGN_ANSWERS, kind, topic="something in another language")
-        return self._pick(self._surface(text), OUTSIDE_ANSWERS, "outside", topic="something that I could not answer")
+            return self._pick(self._surface(text, fixed=True), FOREIGN_ANSWERS, kind, topic=FOREIGN_TOPIC)
+        return self._pick(self._surface(text), OUTSIDE_ANSWERS, "outside", topic=OUTSIDE_TOPIC)
 
     def _topic(self) -> str:
         """A thing from the list, or now and then an invented word, so that unknown words lead outside as well."""
@@ -330,7 +374,7 @@ class Corpus:
             if held_out(name) == self.evaluation:
                 break
         text = self._surface(rng.choice(TELL_NAME), fixed=True).replace("{n}", name.lower() if rng.random() < 0.1 else name)
-        return self._pick(text, TELL_NAME_ANSWERS, "tell name", topic="your name")
+        return self._pick(text, TELL_NAME_ANSWERS, "tell name", topic=NAME_TOPIC)
 
     def _too_large_turn(self) -> Turn:
         rng = self.rng
@@ -339,7 +383,7 @@ class Corpus:
         if rng.random() < 0.5:
             a, b = b, a
         text = rng.choice(SUMS).format(a=a, b=b)
-        return self._pick(self._surface(text, fixed=True), TOO_LARGE_ANSWERS, "too large", topic="a sum")
+        return self._pick(self._surface(text, fixed=True), TOO_LARGE_ANSWERS, "too large", topic=SUM_TOPIC)
 
     def _sum_turn(self) -> Turn:
         rng = self.rng
@@ -348,14 +392,13 @@ class Corpus:
         return self._sum(self._surface(rng.choice(SUMS).format(a=shown[0], b=shown[1]), fixed=True), a, b)
 
     def _sum(self, text: str, a: int, b: int) -> Turn:
-        answers = [f"{a} + {b} is {a + b}.", f"{a} plus {b} makes {a + b}."]
-        return self._pick(text, answers, "sum", topic="a sum", total=a + b)
+        return self._pick(text, sum_answers(a, b), "sum", topic=SUM_TOPIC, total=a + b)
 
     def _other_math_turn(self) -> Turn:
         rng = self.rng
         a, b, c = (rng.randint(0, rng.choice([9, 20, 99, 999])) for _ in range(3))
         text = rng.choice(OTHER_MATH).format(a=a, b=b, c=c)
-        return self._pick(self._surface(text, fixed=True), OTHER_MATH_ANSWERS, "maths", topic="a calculation")
+        return self._pick(self._surface(text, fixed=True), OTHER_MATH_ANSWERS, "maths", topic=MATHS_TOPIC)
 
     def _follow_up(self, last: Turn) -> Turn | None:
         """A turn that only the one before it explains."""
@@ -366,7 +409,7 @@ class Corpus:
         draw = rng.random()
         if draw < 0.1 and last.topic:
             text = self._surface(rng.choice(ASK_BEFORE))
-            return self._pick(text, [f"You asked about {last.topic}.", f"Your last question was about {last.topic}."], "ask before")
+            return self._pick(text, [answer.format(last.topic) for answer in ASKED_ABOUT], "ask before")
         if draw < 0.2 and last.topic:
             # Once more need not mean in the same words.
             more = dict(topic=last.topic, follow_ups=last.follow_ups, total=last.total)
@@ -389,8 +432,7 @@ class Corpus:
     def _without_context(self) -> Turn:
         rng = self.rng
         if rng.random() < 0.3:
-            answers = ["You have not asked anything before this.", "This is your first question."]
-            return self._pick(self._surface(rng.choice(ASK_BEFORE)), answers, "ask before")
+            return self._pick(self._surface(rng.choice(ASK_BEFORE)), NOTHING_BEFORE, "ask before")
         key = rng.choice(["more", "example", "change", "default", "why", "stop"])
         return self._pick(self._surface(rng.choice(FOLLOW_UPS[key]), fixed=True), ABOUT_WHAT, "about what")
 

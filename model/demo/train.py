@@ -1,6 +1,6 @@
 """Makes the demo model: its tokenizer, its training, its checkpoint. Run once by the authors; users never need it.
 
-Python 3.13, torch 2.15.0 (CPU), transformers 5.24.0, tokenizers 0.23.3, safetensors 0.8.0, numpy 2.4.6. One thread, since the
+Python 3.11, torch 2.15.0 (CPU), transformers 5.24.0, tokenizers 0.23.3, safetensors 0.8.0, numpy 2.4.6. One thread, since the
 order of sums on several threads differs from run to run.
 
     python train.py checkpoint --template tokenizer_config.json
@@ -14,6 +14,7 @@ import json
 import math
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -117,9 +118,9 @@ def encode(tokenizer: Tokenizer, turns: list[Turn], *, cut: bool = False) -> tup
     return ids[:-1], said[:-1]
 
 
-def batches(tokenizer: Tokenizer, seed: int):
+def batches(tokenizer: Tokenizer, corpus: Corpus, seed: int):
     """Endless (ids [B,S], targets [B,S]); a target of -100 is not learned. Conversations of like length go together."""
-    corpus, rng = Corpus(seed), random.Random(seed)
+    rng = random.Random(seed)
     while True:
         pool = [encode(tokenizer, corpus.conversation(), cut=rng.random() < 0.5) for _ in range(POOL)]
         pool = [pair for pair in pool if len(pair[0]) <= LONGEST]
@@ -156,10 +157,29 @@ def shared_head_attention(module, query, key, value, attention_mask, scaling, **
 AttentionInterface.register("shared_head", shared_head_attention)
 
 
-def train(folder: Path, steps: int, peak: float) -> None:
+@dataclass
+class Stage:
+    """`peak` is the largest learning rate, reached after `warmup` steps and then lowered along a cosine."""
+
+    steps: int
+    peak: float
+    warmup: int
+    finishing: bool
+
+
+# Learn, then practise what is asked first. The second stage starts from the first one's checkpoint, rounded as it is on disk.
+STAGES = {"learn": Stage(3600, 3e-3, 100, finishing=False), "finish": Stage(600, 6e-4, 30, finishing=True)}
+
+
+def train(folder: Path, stage: Stage) -> None:
     torch.manual_seed(SEED)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    model = GemmaForCausalLM(GemmaConfig(**CONFIG, attn_implementation="shared_head"))
+    if stage.finishing:
+        model = GemmaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="shared_head").train()
+    else:
+        model = GemmaForCausalLM(GemmaConfig(**CONFIG, attn_implementation="shared_head"))
+    steps, peak, warmup = stage.steps, stage.peak, stage.warmup
+    seed = SEED + 2 + stage.finishing
     # Muon takes far fewer examples than AdamW here; it is for matrices inside the network, and AdamW does the rest.
     inner = [p for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name]
     embedding = [model.model.embed_tokens.weight]
@@ -170,10 +190,9 @@ def train(folder: Path, steps: int, peak: float) -> None:
             [{"params": embedding, "weight_decay": 0.02}, {"params": norms, "weight_decay": 0.0}], lr=peak, betas=(0.9, 0.95), fused=True
         ),
     ]
-    warmup = min(100, steps // 10)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps", flush=True)
     began, seen, recent = time.time(), 0, 0.0
-    for step, (ids, targets) in enumerate(batches(tokenizer, SEED + 2)):
+    for step, (ids, targets) in enumerate(batches(tokenizer, Corpus(seed, finishing=stage.finishing), seed)):
         if step == steps:
             break
         progress = (step - warmup) / max(1, steps - warmup)
@@ -196,8 +215,6 @@ def train(folder: Path, steps: int, peak: float) -> None:
         recent = loss.item() if step == 0 else 0.98 * recent + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:
             print(f"step {step} loss {recent:.4f} lr {peak * factor:.2e} {seen / 1e6:.2f} M tokens {time.time() - began:.0f} s", flush=True)
-        if step % 1000 == 999:
-            save(model, folder)
     save(model, folder)
 
 
@@ -217,11 +234,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the checkpoint goes")
     parser.add_argument("--template", type=Path, required=True, help="a tokenizer_config.json with Gemma's chat template")
-    parser.add_argument("--steps", type=int, default=3600)
-    parser.add_argument("--peak", type=float, default=3e-3, help="largest learning rate")
+    parser.add_argument("--only", choices=list(STAGES), help="one of the stages; finish goes on from the checkpoint in the folder")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(options.folder, options.template)
+    if options.only != "finish":
+        write_tokenizer(options.folder, options.template)
     AutoTokenizer.from_pretrained(options.folder)
-    train(options.folder, options.steps, options.peak)
+    for name, stage in STAGES.items():
+        if options.only in (None, name):
+            train(options.folder, stage)
