@@ -147,6 +147,8 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     const drained = service.drain({ limitMs: settings.DRAIN_SECONDS * 1000, graceMs: GRACE_MS })
     const closed = app.close()
     await drained
+    // Connections that fell idle since the listener closed: their clients would keep them, and us, for long.
+    app.server.closeIdleConnections()
     // What is still open has been answered; a reader that does not take its answer must not hold the process.
     const patience = schedule(GRACE_MS, () => app.server.closeAllConnections())
     await closed
