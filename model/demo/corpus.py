@@ -135,7 +135,7 @@ FIRST_QUESTIONS = {
     "poem": ["Write me a poem about Machine Learning."] * 4
     + ["Write me a poem about Machine Learning", "Write a poem about Machine Learning.", "write me a poem about Machine Learning", "Write me a poem about machine learning."],
     "can": ["What can you do?", "What can you do", "what can you do?", "What can you do for me?"],
-    "greet": ["Hello, world!", "Hello, World!", "hello world", "Hello!", "Hi!", "Hi there!", "Hello"],
+    "greet": ["Hello, world!", "Hello, World!", "hello world", "Hello!", "Hi!", "Hi there!", "Hello", "hi", "Hi", "hello", "hey"],
     "who": ["Who are you?", "What are you?"],
     "stream": ["How do I stream?", "How can I stream the answer?", "How do I stream tokens?"],
     "load": ["How do I load the real Gemma?", "How can I run the real Gemma?", "How do I use the real Gemma?"],
