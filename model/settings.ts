@@ -1,7 +1,9 @@
+import { existsSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { SettingsError } from './errors.js'
+import { parseModelId } from './hub/model-id.js'
 import { packageRoot } from './package-root.js'
 
 /** A whole number in decimal digits: the environment knows only text, and `Number('')`, `'0x10'` or `'1e3'` are typing errors. */
@@ -75,6 +77,8 @@ export function parseModelSettings(environment: Readonly<Record<string, string |
   )
   const parsed = modelSettings.safeParse(set)
   if (parsed.success) {
+    // What is no folder must at least look like an id: a typing error shall not become a server that never gets ready.
+    if (!existsSync(parsed.data.MODEL)) parseModelId(parsed.data.MODEL)
     const caches = environment.XDG_CACHE_HOME || join(homedir(), '.cache')
     return { ...parsed.data, MODEL_CACHE: parsed.data.MODEL_CACHE ?? join(caches, 'bezel') }
   }
