@@ -114,6 +114,10 @@ async function make(options: PackedOptions, identity: Identity, cache: string, f
     `${TEMPORARY_PREFIX}${basename(model)}-${process.pid}-${randomBytes(6).toString('hex')}`,
   )
   try {
+    // By itself first: a recursive mkdir says ENOENT of a folder that is only not writable.
+    await mkdir(cache).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error
+    })
     await mkdir(temporary, { recursive: true })
     assertRoom(identity, await (options.freeBytes ?? freeBytes)(cache))
     log?.info(`Packing ${model} for this CPU, once; later starts map the result.`)

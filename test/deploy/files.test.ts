@@ -78,7 +78,7 @@ t.test('Kubernetes lets predictions drain, runs no root, and sends requests to a
   t.equal(pod.securityContext.runAsNonRoot, true)
   const [container] = pod.containers
   t.equal(container.securityContext.readOnlyRootFilesystem, true)
-  t.equal(container.livenessProbe.httpGet.path, '/health-check')
-  t.same(container.readinessProbe.exec.command, ['node', 'deploy/healthcheck.js'])
+  t.equal(container.livenessProbe.httpGet.path, '/livez')
+  t.equal(container.readinessProbe.httpGet.path, '/readyz')
   t.equal(container.volumeMounts[0].mountPath, '/models')
 })
