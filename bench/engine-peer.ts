@@ -4,7 +4,7 @@ import { Engine } from '../model/engine/engine.js'
 import type { EndEvent, GenerateRequest } from '../model/engine/request.js'
 import { type ModelFolder, openModelFolder } from '../model/folder.js'
 import { openRuntime } from '../model/runtime/runtime.js'
-import { ownMemory } from './memory.js'
+import { memoryOf } from './memory.js'
 
 export type Peer = 'bezel' | 'InferenceSession'
 
@@ -66,7 +66,7 @@ async function bezel(folder: ModelFolder): Promise<Figures> {
     decode4: await decode(SLOTS),
     pauseMs: await longestPause(() => prefill(1000)),
   }
-  const memory = ownMemory()
+  const memory = memoryOf()
   return {
     loadMs,
     sessionMs,
@@ -136,7 +136,7 @@ async function inferenceSession(folder: ModelFolder): Promise<Figures> {
   await prefill(16)
   const speeds = { prefill128: await prefill(128), prefill512: await prefill(512), decode1: await decode() }
   const pauseMs = await longestPause(() => prefill(1000))
-  const memory = ownMemory()
+  const memory = memoryOf()
   return {
     loadMs,
     sessionMs: loadMs,

@@ -7,9 +7,15 @@ export interface Memory {
   readonly mapped: number
 }
 
-/** This process's memory, by the kernel's account (Linux). */
-export function ownMemory(): Memory {
-  const status = readFileSync('/proc/self/status', 'utf8')
+/** A process's memory, by the kernel's account (Linux). */
+export function memoryOf(pid: number | 'self' = 'self'): Memory {
+  const status = readFileSync(`/proc/${pid}/status`, 'utf8')
   const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1] ?? 0) * 1024
   return { anonymous: field('RssAnon'), mapped: field('RssFile') }
+}
+
+/** The processes that a process has started and that live. */
+export function childrenOf(pid: number): number[] {
+  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
+  return text === '' ? [] : text.split(' ').map(Number)
 }

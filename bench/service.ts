@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { type AddressInfo, createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -15,31 +15,38 @@ export interface Service {
   kill(): void
 }
 
-/**
- * Starts the service as a user does, on a free port and with this process's settings, and waits until it is READY.
- *
- * @param command  what is typed; by default what `npm start` runs, without npm.
- */
-export async function startService(
-  command: readonly string[] = ['node', 'from-source.mjs', 'serve'],
-): Promise<Service> {
+export interface ServiceCommand {
+  /** What is typed; by default what `npm start` runs, without npm. */
+  readonly command?: readonly string[]
+  /** Beside this process's own variables. */
+  readonly env?: Readonly<Record<string, string>>
+  /** Default: this repository. */
+  readonly cwd?: string
+}
+
+/** Starts a server as a user does, on a free port and with this process's settings, and waits until it is READY. */
+export async function startService({
+  command = ['node', 'from-source.mjs', 'serve'],
+  env = {},
+  cwd = fileURLToPath(new URL('..', import.meta.url)),
+}: ServiceCommand = {}): Promise<Service> {
   const port = await freePort()
   const url = `http://127.0.0.1:${port}`
   const start = performance.now()
   const [program, ...words] = command as [string, ...string[]]
   const child = spawn(program, words, {
-    cwd: fileURLToPath(new URL('..', import.meta.url)),
-    env: { ...process.env, PORT: String(port), LOG_LEVEL: 'silent' },
+    cwd,
+    env: { LOG_LEVEL: 'silent', ...process.env, ...env, PORT: String(port) },
     stdio: 'ignore',
     // A group of its own, so that npm's children end with it.
     detached: true,
   })
   const ended = once(child, 'exit')
   const deadline = start + 60_000
-  for (let status = ''; status !== 'READY'; await sleep(5)) {
-    if (child.exitCode !== null || status === 'SETUP_FAILED' || performance.now() > deadline) {
-      if (child.exitCode === null) process.kill(-child.pid!, 'SIGKILL')
-      throw new Error('It did not start: start it by hand to see why.')
+  for (let status = ''; status !== 'READY'; await sleep(3)) {
+    if (!isAlive(child) || status === 'SETUP_FAILED' || performance.now() > deadline) {
+      if (isAlive(child)) process.kill(-child.pid!, 'SIGKILL')
+      throw new Error(`It did not start: start it by hand to see why: ${command.join(' ')}`)
     }
     status = await healthOf(url)
   }
@@ -48,13 +55,17 @@ export async function startService(
     pid: child.pid!,
     readyMs: performance.now() - start,
     async stop() {
-      process.kill(-child.pid!, 'SIGTERM')
+      if (isAlive(child)) process.kill(-child.pid!, 'SIGTERM')
       await ended
     },
     kill() {
-      if (child.exitCode === null) process.kill(-child.pid!, 'SIGKILL')
+      if (isAlive(child)) process.kill(-child.pid!, 'SIGKILL')
     },
   }
+}
+
+function isAlive(child: ChildProcess): boolean {
+  return child.exitCode === null && child.signalCode === null
 }
 
 async function healthOf(url: string): Promise<string> {

@@ -27,7 +27,7 @@ async function firstToken(url: string): Promise<number> {
 }
 
 async function run(): Promise<{ ready: number; first: number; later: number }> {
-  const service = await startService(['npm', 'start'])
+  const service = await startService({ command: ['npm', 'start'] })
   const first = await firstToken(service.url)
   const later: number[] = []
   for (let i = 0; i < 10; i++) later.push(await firstToken(service.url))
