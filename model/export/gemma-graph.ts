@@ -1,7 +1,7 @@
 import type { GemmaConfig } from '../gemma.js'
+import { bf16FromF32, f16FromF32 } from '../half.js'
 import { float, GraphBuilder, int, string } from '../onnx/graph.js'
 import { MICROSOFT } from '../onnx/proto.js'
-import { bf16FromF32, f16FromF32 } from './half.js'
 import {
   externalData,
   type LayerWeights,

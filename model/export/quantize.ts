@@ -1,4 +1,4 @@
-import { f16FromF32, f32FromF16 } from './half.js'
+import { f16FromF32, f32FromF16 } from '../half.js'
 
 /** Scales are stored in the type of the activations that they meet. */
 export type ScaleType = 'f32' | 'f16'

@@ -1,8 +1,8 @@
 import { CheckpointError } from '../errors.js'
 import type { GemmaConfig } from '../gemma.js'
+import { bf16FromF32, f16FromF32 } from '../half.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { WriteAt } from './export-folder.js'
-import { bf16FromF32, f16FromF32 } from './half.js'
 import { quantizeBlocks } from './quantize.js'
 import type { MatrixWeight, NormWeight, Region, RotaryWeight, WeightPlan } from './weights.js'
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { f32FromF16 } from '../../model/export/half.js'
 import { type BlockFormat, dequantizeBlocks, quantizeBlocks } from '../../model/export/quantize.js'
+import { f32FromF16 } from '../../model/half.js'
 
 function quantize(values: Float32Array, format: BlockFormat) {
   const packed = new Uint8Array((values.length * format.bits) / 8)

@@ -1,5 +1,5 @@
-import { f16Table } from '../../model/export/half.js'
 import type { ActivationType, ModelFolder } from '../../model/folder.js'
+import { f16Table } from '../../model/half.js'
 import type { Place, Runtime, Session, Tensor, TensorType } from '../../model/runtime/types.js'
 
 /** 'engine' is engine.onnx, 'portable' model.onnx, which other programs run. */

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { bf16FromF32, f16FromF32, f16Table, f32FromBf16, f32FromF16 } from '../../model/export/half.js'
+import { bf16FromF32, f16FromF32, f16Table, f32FromBf16, f32FromF16 } from '../model/half.js'
 
 const KINDS = [
   { name: 'f16', encode: f16FromF32, decode: f32FromF16, infinity: 0x7c00, largest: 65504 },
