@@ -8,11 +8,12 @@ import { Checkpoint, GENERATION_CONFIG } from './checkpoint.js'
 import { type ExportDisk, ExportFolder } from './export-folder.js'
 import { buildGemmaGraph } from './gemma-graph.js'
 import { genaiConfig } from './genai-config.js'
+import type { ScaleChoice } from './quantize.js'
 import { planWeights } from './weights.js'
 import { writeWeights } from './write-weights.js'
 
 /** Changes whenever the same checkpoint gives other bytes than before. */
-export const EXPORTER_VERSION = '1'
+export const EXPORTER_VERSION = '2'
 
 export const BLOCK_SIZES = [32, 64, 128] as const
 export type BlockSize = (typeof BLOCK_SIZES)[number]
@@ -32,6 +33,8 @@ export interface ExportOptions extends ExportFormat {
   readonly report?: ReportProgress
   readonly signal?: AbortSignal
   readonly disk?: ExportDisk
+  /** 'plain' is for comparisons: the same bytes, with more error. */
+  readonly scaleChoice?: ScaleChoice
 }
 
 /**
@@ -75,6 +78,7 @@ export async function exportModel(options: ExportOptions): Promise<Manifest> {
         checkpoint,
         plan,
         write,
+        scaleChoice: options.scaleChoice ?? 'best',
         signal,
         report: (done) => report({ phase: 'Converting the weights', done, total: plan.byteLength, unit: 'bytes' }),
       }),

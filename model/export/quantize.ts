@@ -11,11 +11,18 @@ export interface BlockFormat {
 }
 
 /**
+ * How the scale of a block is found: `best` by least squared error, `plain` from the largest weight alone, as MLAS and GGML's
+ * Q4_0 do. 8 bits have steps enough, so that both are the same there.
+ */
+export type ScaleChoice = 'best' | 'plain'
+
+/**
  * Quantizes whole blocks, symmetrically: weight ≈ (q − 2^(bits−1)) · scale, with q from 0 to 2^bits − 1.
  *
- * 4 bits take the scale from the value of the largest magnitude, with its sign: it becomes −8, so that all sixteen steps are
- * used and the step is 1/8 of it instead of 1/7. What lies at the other end (7.5 … 8 steps away) is cut to 7: at most one
- * scale off; everything else is within half a scale. 8 bits have steps enough for −127 … 127, all within half a scale.
+ * 4 bits, plain: the scale comes from the value of the largest magnitude, with its sign. It becomes −8, so that all sixteen
+ * steps are used and the step is 1/8 of it instead of 1/7. 4 bits, best: of several scales around that one the one that leaves
+ * the least squared error (`bestScale`), so that a lone large weight may be cut for the sake of all others. What lies beyond
+ * −8 and 7 steps is cut; everything else is within half a scale. 8 bits: −127 … 127, all within half a scale.
  * The scale is rounded to its stored type before the weights are divided by it.
  *
  * @param values  n weights, n a multiple of blockSize; whole rows of [N, K], one after another
@@ -23,17 +30,19 @@ export interface BlockFormat {
  * @param scales  [n / blockSize], written from its start; Uint16Array for f16
  * @returns the index of the first block whose values or scale are not finite, or −1. Its output is garbage.
  * Source: MatMulNBits and GatherBlockQuantized (com.microsoft, version 1), which without zero points take the point
- * 8 (4 bits) or 128 (8 bits); the choice of scale is that of MLAS' own symmetric quantizer and of GGML's Q4_0.
+ * 8 (4 bits) or 128 (8 bits).
  */
 export function quantizeBlocks(
   values: Float32Array,
   format: BlockFormat,
   packed: Uint8Array,
   scales: Float32Array | Uint16Array,
+  choice: ScaleChoice = 'best',
 ): number {
   const { blockSize, bits } = format
   const halfScales = scales instanceof Uint16Array
   const blocks = values.length / blockSize
+  const shares = new Float64Array(blockSize)
   let bad = -1
   for (let block = 0; block < blocks; block++) {
     const start = block * blockSize
@@ -50,7 +59,8 @@ export function quantizeBlocks(
         largest = value
       }
     }
-    let scale = bits === 4 ? largest / -8 : magnitude / 127
+    let scale = magnitude / 127
+    if (bits === 4) scale = choice === 'best' ? bestScale(values, start, largest, shares) : largest / -8
     if (halfScales) {
       const half = f16FromF32(scale)
       scales[block] = half
@@ -69,8 +79,61 @@ export function quantizeBlocks(
 }
 
 /**
- * `| 0` cuts towards zero, which rounds to the nearest where the sum is above 0. The clamps are needed at the cut end, and
- * at both ends where the scale is so small that its f16 is far from it.
+ * Steps of the largest weight that are tried: 8 is the plain choice; below it a block uses fewer steps, above it the largest
+ * weight is cut. Then both neighbours of the best. Trying all from 6.5 to 16 by quarters leaves 0.2 % less error, and takes
+ * six times as long.
+ */
+const LARGEST_STEPS = [8, 7.4, 8.8, 10] as const
+const NEIGHBOUR = 0.25
+
+/**
+ * The scale of a block of 4 bits with the least squared error among those tried; never worse than the plain one.
+ *
+ * With the steps q of a scale at hand, the scale that fits them best is Σxq / Σq², and leaves the error Σx² − (Σxq)² / Σq².
+ *
+ * @param block  [blockSize], overwritten: the weights as shares of −largest
+ */
+function bestScale(values: Float32Array, start: number, largest: number, block: Float64Array): number {
+  if (largest === 0) return 0
+  for (let i = 0; i < block.length; i++) block[i] = values[start + i]! / -largest
+  let best = fit(block, LARGEST_STEPS[0])
+  for (let i = 1; i < LARGEST_STEPS.length; i++) best = better(best, fit(block, LARGEST_STEPS[i]!))
+  const middle = best.steps
+  best = better(best, fit(block, middle - NEIGHBOUR))
+  best = better(best, fit(block, middle + NEIGHBOUR))
+  return best.scale * -largest
+}
+
+interface Fit {
+  readonly steps: number
+  readonly scale: number
+  /** By how much the squared error is less than that of all zeros. */
+  readonly gain: number
+}
+
+function better(one: Fit, other: Fit): Fit {
+  return other.gain > one.gain ? other : one
+}
+
+/** Rounds the block to steps of 1 / `steps`, and fits the scale to what each weight became. */
+function fit(block: Float64Array, steps: number): Fit {
+  let products = 0
+  let squares = 0
+  for (let i = 0; i < block.length; i++) {
+    const value = block[i]!
+    let q = (value * steps + 8.5) | 0
+    if (q > 15) q = 15
+    else if (q < 0) q = 0
+    q = (q - 8) | 0
+    products += value * q
+    squares = (squares + Math.imul(q, q)) | 0
+  }
+  return { steps, scale: products / squares, gain: (products * products) / squares }
+}
+
+/**
+ * `| 0` cuts towards zero, which rounds to the nearest where the sum is above 0. The clamps are needed at the cut ends, and
+ * where the scale is so small that its f16 is far from it.
  */
 function packNibbles(values: Float32Array, start: number, end: number, inverse: number, packed: Uint8Array): void {
   let at = start >> 1

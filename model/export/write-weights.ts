@@ -3,7 +3,7 @@ import type { GemmaConfig } from '../gemma.js'
 import { bf16FromF32, f16FromF32 } from '../half.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { WriteAt } from './export-folder.js'
-import { quantizeBlocks } from './quantize.js'
+import { quantizeBlocks, type ScaleChoice } from './quantize.js'
 import type { MatrixWeight, NormWeight, Region, RotaryWeight, WeightPlan } from './weights.js'
 
 /** Weights in one piece of work: 16 MB as f32, small enough to stay near the cache and to answer a signal quickly. */
@@ -22,6 +22,7 @@ export async function writeWeights(options: {
   checkpoint: Checkpoint
   plan: WeightPlan
   write: WriteAt
+  scaleChoice: ScaleChoice
   report: (bytesWritten: number) => void
   signal?: AbortSignal | undefined
 }): Promise<void> {
@@ -33,6 +34,7 @@ class WeightWriter {
   readonly #config: GemmaConfig
   readonly #plan: WeightPlan
   readonly #write: WriteAt
+  readonly #scaleChoice: ScaleChoice
   readonly #report: (bytesWritten: number) => void
   readonly #signal: AbortSignal | undefined
   readonly #scratch = new Uint8Array(CHUNK_WEIGHTS * 4)
@@ -44,6 +46,7 @@ class WeightWriter {
     this.#config = options.checkpoint.config
     this.#plan = options.plan
     this.#write = options.write
+    this.#scaleChoice = options.scaleChoice
     this.#report = options.report
     this.#signal = options.signal
   }
@@ -89,7 +92,7 @@ class WeightWriter {
       const packed = new Uint8Array((values.length * bits) / 8)
       const blocks = values.length / blockSize
       const scales = scaleType === 'f16' ? new Uint16Array(blocks) : new Float32Array(blocks)
-      const bad = quantizeBlocks(values, { bits, blockSize, scaleType }, packed, scales)
+      const bad = quantizeBlocks(values, { bits, blockSize, scaleType }, packed, scales, this.#scaleChoice)
       if (bad >= 0) this.#refuse(source, firstRow + Math.floor((bad * blockSize) / weight.K), scaleType)
       const firstWeight = firstRow * weight.K
       await this.#put(packed, weight.values.offset + (firstWeight * bits) / 8)
