@@ -15,7 +15,10 @@ export function parseArguments(command: Command, words: readonly string[], setti
   const { tokens } = parseArgs({
     args: [...words],
     options: Object.fromEntries(
-      command.flags.map((flag) => [flag.name, { type: flag.value === undefined ? 'boolean' : 'string' } as const]),
+      command.flags.map((flag) => [
+        flag.name,
+        { type: flag.value === undefined || flag.alone !== undefined ? 'boolean' : 'string' } as const,
+      ]),
     ),
     strict: false,
     allowPositionals: true,
@@ -48,7 +51,8 @@ export function usage(command: Command): string {
   return `bezel ${command.name}${words}${command.flags.length > 0 ? ' [flags]' : ''}`
 }
 
-function flagValue(flag: Flag, value: string | undefined): string | true {
+function flagValue(flag: Flag, given: string | undefined): string | true {
+  const value = given ?? flag.alone
   if (flag.value === undefined) {
     if (value !== undefined) throw new UsageError(`--${flag.name} takes no value, but got "${value}".`)
     return true

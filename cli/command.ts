@@ -1,4 +1,4 @@
-/** One flag of a command: `--name value`, or `--name` alone where `value` is absent. */
+/** One flag of a command: `--name value`, or `--name` alone where `value` is absent or `alone` says what that means. */
 export interface Flag {
   /** Without the dashes, in kebab case. */
   readonly name: string
@@ -6,6 +6,8 @@ export interface Flag {
   readonly value?: string
   /** The only values that are legal; absent where any text is. */
   readonly choices?: readonly string[]
+  /** The value of `--name` without one; then only `--name=value` gives it another. */
+  readonly alone?: string
   readonly meaning: string
 }
 

@@ -1,5 +1,5 @@
 import { usage } from './arguments.js'
-import type { Command } from './command.js'
+import type { Command, Flag } from './command.js'
 
 const WIDTH = 26
 
@@ -23,15 +23,20 @@ export function explain(command: Command): string {
     command.summary,
     '',
     ...command.positionals.map(({ name, meaning }) => row(`<${name}>`, meaning)),
-    ...command.flags.map(({ name, value, choices, meaning }) =>
-      row(`--${name}${value === undefined ? '' : ` ${choices ? choices.join('|') : `<${value}>`}`}`, meaning),
-    ),
+    ...command.flags.map((flag) => row(`--${flag.name}${valueText(flag)}`, flag.meaning)),
     row('--help', 'This text.'),
     '',
     'Example:',
     `  ${command.example}`,
     '',
   ].join('\n')
+}
+
+/** ` <folder>`, ` f32|q4`, `[=true|false]`; nothing for a switch. */
+function valueText({ value, choices, alone }: Flag): string {
+  if (value === undefined) return ''
+  const legal = choices ? choices.join('|') : `<${value}>`
+  return alone === undefined ? ` ${legal}` : `[=${legal}]`
 }
 
 function row(left: string, right: string): string {

@@ -7,11 +7,13 @@ import { ERRORS, ServerError } from './errors.js'
 import { HTTP_LIMITS, type HttpLimits } from './limits.js'
 import { addProbeRoutes } from './probes.js'
 import type { Schedule, Service } from './service.js'
+import { addShutdownRoute, type ShutdownOptions } from './shutdown.js'
 import type { Webhooks } from './webhooks.js'
 
 export interface AppOptions {
   readonly service: Service
   readonly webhooks: Webhooks
+  readonly shutdown: ShutdownOptions
   readonly log: Logger
   readonly schedule: Schedule
   /** How long a prediction goes on whose stream has no reader, for one that comes back; default 0: not at all. */
@@ -71,6 +73,7 @@ export function createApp(options: AppOptions): FastifyInstance {
     resumeMs: options.resumeMs ?? 0,
   })
   addProbeRoutes(app, options.service)
+  addShutdownRoute(app, options.shutdown)
   return app
 }
 
@@ -92,7 +95,7 @@ const CLIENT_ERRORS: ReadonlyMap<string, number> = new Map([
 
 const ALLOWED_METHODS: readonly (readonly [path: RegExp, allow: string])[] = [
   [/^\/(?:health-check|openapi\.json|livez|readyz)?$/, 'GET,HEAD'],
-  [/^\/predictions$/, 'POST'],
+  [/^\/(?:predictions|shutdown)$/, 'POST'],
   [/^\/predictions\/[^/]+$/, 'PUT'],
   [/^\/predictions\/[^/]+\/cancel$/, 'POST'],
 ]

@@ -78,13 +78,29 @@ export const serverSettings = z.object({
     .default(HTTP_LIMITS.requestMs / 1000)
     .describe('How long a client may take to send a request; 10 of them for its head')
     .meta({ range: 'a number from 1 to 3600' }),
+  SHUTDOWN_FROM: z
+    .enum(['loopback', 'any'])
+    .default('loopback')
+    .describe(
+      'Who may end the server by `POST /shutdown`: `loopback` takes it only from programs on this machine, `any` from wherever it can be reached. Never from a page in a browser',
+    )
+    .meta({ range: 'loopback or any' }),
+  AWAIT_EXPLICIT_SHUTDOWN: z
+    .enum(['true', 'false'])
+    .default('false')
+    .describe(
+      'Whether SIGTERM is ignored, so that only `POST /shutdown` or SIGINT ends the server; also `--await-explicit-shutdown`, as in Cog',
+    )
+    .meta({ range: 'true or false' }),
   DRAIN_DELAY_SECONDS: numeric(z.number().min(0).max(3600))
     .default(0)
-    .describe('How long to go on serving after SIGTERM while /readyz says no, so that balancers can notice')
+    .describe(
+      'How long to go on serving after SIGTERM or `POST /shutdown` while /readyz says no, so that balancers can notice',
+    )
     .meta({ range: 'a number from 0 to 3600' }),
   DRAIN_SECONDS: numeric(z.number().min(0).max(3600))
     .default(25)
-    .describe('How long running predictions may go on after SIGTERM before they are canceled')
+    .describe('How long running predictions may go on after that before they are canceled')
     .meta({ range: 'a number from 0 to 3600' }),
   FILE_MEGABYTES: numeric(z.number().positive().max(100_000))
     .default(100)

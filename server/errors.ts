@@ -66,6 +66,18 @@ export const ERRORS = {
   /** Cog. */
   SCHEMA_NOT_AVAILABLE: { status: 503, form: 'error', message: 'OpenAPI schema not available' },
   PREDICTION_NOT_FOUND: { status: 404, form: 'error', message: 'No prediction with this id runs, waits or is kept.' },
+  SHUTDOWN_FROM_ELSEWHERE: {
+    status: 403,
+    form: 'error',
+    message:
+      'Only programs on this machine may shut the server down, and this request {reason}. With SHUTDOWN_FROM=any it is taken from anywhere.',
+  },
+  SHUTDOWN_FROM_BROWSER: {
+    status: 403,
+    form: 'error',
+    message:
+      'No page in a browser may shut the server down, and this request has the header {header}. Send it without.',
+  },
   /** Cog: both with an empty body; 405 with `allow`. */
   NOT_FOUND: { status: 404, form: 'empty', message: '' },
   METHOD_NOT_ALLOWED: { status: 405, form: 'empty', message: '' },

@@ -33,6 +33,10 @@ export interface RunningServer {
    * DRAIN_SECONDS, then ends the worker.
    */
   close(): Promise<void>
+  /** Resolves when it is closed, because `close` was called or a request asked for it. */
+  readonly closed: Promise<void>
+  /** SIGTERM is not for ending it: AWAIT_EXPLICIT_SHUTDOWN. */
+  readonly awaitsExplicitShutdown: boolean
   /** Ends the worker at once. For a process that is about to exit. */
   kill(): void
 }
@@ -120,9 +124,14 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     schedule,
     now,
   })
+  let begin!: () => void
+  const begun = new Promise<void>((resolve) => {
+    begin = resolve
+  })
   const app = createApp({
     service,
     webhooks,
+    shutdown: { from: settings.SHUTDOWN_FROM, begin },
     log,
     schedule,
     resumeMs: settings.RESUME_SECONDS * 1000,
@@ -136,7 +145,6 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
   const { address, port, family } = app.server.address() as AddressInfo
   const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
 
-  let closing: Promise<void> | undefined
   const close = async () => {
     log.info({ delaySeconds: settings.DRAIN_DELAY_SECONDS }, 'draining')
     service.leave()
@@ -157,6 +165,7 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     await Promise.all([worker.stop(GRACE_MS), webhooks.drain(Math.max(limitAt - now(), GRACE_MS))])
     log.info('stopped')
   }
+  const closed = begun.then(close)
   return {
     url,
     get workerPid() {
@@ -164,30 +173,34 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     },
     setup: service.firstSetup,
     close: () => {
-      closing ??= close()
-      return closing
+      begin()
+      return closed
     },
+    closed,
+    awaitsExplicitShutdown: settings.AWAIT_EXPLICIT_SHUTDOWN === 'true',
     kill: () => worker.kill(),
   }
 }
 
 /**
- * Ends the process on SIGTERM and SIGINT: with code 0 after `close`, or at once with 128 + the signal's number when a
- * second one comes.
+ * Ends the process when the server was told to end, by a signal or a request: with code 0 when it is closed, or at once with
+ * 128 + the signal's number when a second signal comes. Where the server awaits an explicit shutdown, SIGTERM is no such signal.
  */
-export function exitOnSignals(server: RunningServer): void {
-  let draining = false
+export function exitWhenTold(server: RunningServer): void {
+  void server.closed.then(() => process.exit(0))
+  let told = false
   for (const [signal, code] of [
     ['SIGINT', 130],
     ['SIGTERM', 143],
   ] as const) {
     process.on(signal, () => {
-      if (draining) {
+      if (signal === 'SIGTERM' && server.awaitsExplicitShutdown) return
+      if (told) {
         server.kill()
         process.exit(code)
       }
-      draining = true
-      void server.close().then(() => process.exit(0))
+      told = true
+      void server.close()
     })
   }
 }
@@ -210,7 +223,7 @@ const schedule: Schedule = (ms, action) => {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const cogFile = process.argv[2]
   try {
-    exitOnSignals(await startServer({ env: process.env, ...(cogFile !== undefined && { cogFile }) }))
+    exitWhenTold(await startServer({ env: process.env, ...(cogFile !== undefined && { cogFile }) }))
   } catch (error) {
     const isSetting = error instanceof Error && error.name === 'SettingError'
     process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)

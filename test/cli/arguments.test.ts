@@ -14,6 +14,7 @@ const command: Command = {
     { name: 'dtype', value: 'dtype', choices: ['f32', 'q4'], meaning: 'the weights' },
     { name: 'limit', value: 'number', meaning: 'a number' },
     { name: 'force', meaning: 'overwrite' },
+    { name: 'verify', value: 'answer', choices: ['yes', 'no'], alone: 'yes', meaning: 'read what was written' },
   ],
   example: 'bezel export gemma out --dtype q4',
   run: async () => 0,
@@ -33,6 +34,12 @@ t.test('positionals and flags are read in any order, also as --name=value and wi
   )
 })
 
+t.test('a flag that means something alone takes another value only behind an equals sign', async (t) => {
+  t.equal(parse('in', 'out', '--verify').flags.get('verify'), 'yes')
+  t.equal(parse('--verify', 'in', 'out').flags.get('verify'), 'yes')
+  t.equal(parse('in', 'out', '--verify=no').flags.get('verify'), 'no')
+})
+
 t.test('a wrong command line says which word and what is meant', async (t) => {
   const wrong: [string[], string][] = [
     [['in', 'out', '--dtyp', 'q4'], '--dtyp is not a flag of bezel export. Do you mean --dtype?'],
@@ -49,6 +56,7 @@ t.test('a wrong command line says which word and what is meant', async (t) => {
     [['in', 'out', '--dtype', 'q3'], '--dtype is "q3", but must be one of f32, q4.'],
     [['in', 'out', '--dtype'], '--dtype needs a value: one of f32, q4.'],
     [['in', 'out', '--force=yes'], '--force takes no value, but got "yes".'],
+    [['in', 'out', '--verify=perhaps'], '--verify is "perhaps", but must be one of yes, no.'],
     [['in', 'out', '--force', '--force'], '--force is given twice.'],
     [['in'], 'bezel export <checkpoint> <folder> [flags]: <folder> is missing (where to write).'],
     [
@@ -81,6 +89,7 @@ t.test('the help of a command names every flag with its choices, and an example'
       '  --dtype f32|q4            the weights',
       '  --limit <number>          a number',
       '  --force                   overwrite',
+      '  --verify[=yes|no]         read what was written',
       '  --help                    This text.',
       '',
       'Example:',

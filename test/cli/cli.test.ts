@@ -104,7 +104,7 @@ t.test('a checkpoint is exported, predicts in the terminal, and is served until 
   t.match(one.stderr, /succeeded · \d+ tokens in, \d+ out · first after [\d.]+ s · .* · \$[\d.]+\n/)
   t.equal(one.stdout, two.stdout, 'the same seed gives the same text')
 
-  const server = start(['serve'], env)
+  const server = start(['serve', '--await-explicit-shutdown=1'], env)
   await server.line(/"msg":"ready"/)
   const [url] = /http:[^"]+/.exec(await server.line(/listening on/)) ?? []
   const answer = await fetch(`${url}/predictions`, {
@@ -116,6 +116,8 @@ t.test('a checkpoint is exported, predicts in the terminal, and is served until 
   t.equal(body.status, 'succeeded')
   t.equal(`${body.output.join('')}\n`, one.stdout, 'and over HTTP, too')
   server.child.kill('SIGTERM')
+  t.equal((await fetch(`${url}/readyz`)).status, 200, 'SIGTERM is ignored, as the flag says')
+  t.equal((await fetch(`${url}/shutdown`, { method: 'POST' })).status, 200)
   const ended = await server.outcome
   t.equal(ended.code, 0, ended.stderr)
   t.notMatch(ended.stdout, /Hi/, 'no prompt in the log')

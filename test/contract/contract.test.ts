@@ -4,10 +4,10 @@ import { type ContractCase, readCases, replay } from './replay.js'
 
 const EXPORTS = { 'echo-stream': 'Predictor', 'echo-no-stream': 'NoStream' }
 
-// Cases with the same needs share a server.
+// Cases with the same needs share a server, unless they end it.
 const groups = new Map<string, ContractCase[]>()
 for (const one of readCases()) {
-  const needs = JSON.stringify([one.predictor, one.server])
+  const needs = JSON.stringify([one.predictor, one.server, one.exit === undefined ? '' : one.name])
   groups.set(needs, [...(groups.get(needs) ?? []), one])
 }
 for (const cases of groups.values()) {
@@ -24,7 +24,8 @@ for (const cases of groups.values()) {
     await untilHealth(server.url, needs?.until ?? 'READY')
     for (const one of cases) {
       await t.test(`${one.name}: ${one.about}`, async (t) => {
-        await replay(one, { url: server.url, folder })
+        const process = { kill: (signal: NodeJS.Signals) => server.process.kill(signal), exit: server.exit }
+        await replay(one, { url: server.url, folder, process })
         t.pass()
       })
     }

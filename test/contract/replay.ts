@@ -20,6 +20,8 @@ export interface ContractCase {
   /** All calls that the test's own receiver gets, in order; it answers the n-th as `webhookReplies` says, else 200. */
   readonly webhooks?: readonly WebhookCall[]
   readonly webhookReplies?: readonly number[]
+  /** The server ends by itself when the steps are through, with this exit code. */
+  readonly exit?: number
 }
 
 interface WebhookCall {
@@ -36,7 +38,22 @@ export interface ServerNeeds {
   readonly until?: string
 }
 
-type Step = RequestStep | { readonly until: Condition } | { readonly touch: string }
+type Step = RequestStep | { readonly until: Condition } | { readonly touch: string } | { readonly signal: Signal }
+
+type Signal = 'SIGTERM' | 'SIGINT'
+
+/** A server that listens, serves the case's predictor and has what the case needs. */
+export interface ReplayedServer {
+  readonly url: string
+  /** For the files that the case touches. */
+  readonly folder: string
+  /** For cases that end the server, or send it signals: the process itself. */
+  readonly process?: {
+    kill(signal: Signal): unknown
+    /** Exit code and signal. */
+    readonly exit: Promise<[code: number | null, signal: string | null]>
+  }
+}
 
 interface RequestStep {
   readonly request: {
@@ -79,20 +96,17 @@ export function readCases(): ContractCase[] {
 /**
  * Sends a case's requests to a server and compares what comes back, whole.
  *
- * @param url where a server listens that serves the case's predictor and has what the case needs.
- * @param folder for the files that the case touches.
  * @throws {AssertionError} on the first difference.
  */
-export async function replay(
-  contractCase: ContractCase,
-  { url, folder }: { url: string; folder: string },
-): Promise<void> {
+export async function replay(contractCase: ContractCase, server: ReplayedServer): Promise<void> {
+  const { url, folder } = server
   const exchanges: Exchange[] = []
   const hooks = new Hooks(contractCase.webhookReplies ?? [])
   const base = await hooks.listen()
   const background: Promise<void>[] = []
   for (const step of contractCase.steps) {
     if ('touch' in step) touch(folder, step.touch)
+    else if ('signal' in step) server.process!.kill(step.signal)
     else if ('until' in step) await until(step.until, { url, exchanges, hooks })
     else {
       const exchange = new Exchange(url, filled(step, { base, exchanges }))
@@ -111,8 +125,9 @@ export async function replay(
   await Promise.all(background)
   const { webhooks = [] } = contractCase
   await until({ webhooks: webhooks.length }, { url, exchanges, hooks })
+  if (contractCase.exit !== undefined) assert.deepEqual(await server.process!.exit, [contractCase.exit, null], 'exit')
   // Nothing more may come when the prediction is over.
-  await until({ health: contractCase.server?.until ?? 'READY' }, { url, exchanges, hooks })
+  else await until({ health: contractCase.server?.until ?? 'READY' }, { url, exchanges, hooks })
   await hooks.close()
   assert.equal(hooks.calls.length, webhooks.length, `webhooks: ${JSON.stringify(hooks.calls).slice(0, 600)}`)
   for (const [i, want] of webhooks.entries()) compareCall(want, hooks.calls[i]!, `webhook ${i}`)

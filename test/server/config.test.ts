@@ -13,6 +13,8 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     QUEUE: 0,
     KEEP_SECONDS: 0,
     RESUME_SECONDS: 0,
+    SHUTDOWN_FROM: 'loopback',
+    AWAIT_EXPLICIT_SHUTDOWN: 'false',
     DRAIN_DELAY_SECONDS: 0,
     MAX_CONNECTIONS: 1024,
     RECEIVE_SECONDS: 300,
@@ -48,6 +50,8 @@ t.test('a bad setting is named with its value and its range', async (t) => {
     ['FILE_MEGABYTES', '0', 'FILE_MEGABYTES is "0", but must be a number above 0, at most 100000.'],
     ['FILES_FROM_PRIVATE', 'yes', 'FILES_FROM_PRIVATE is "yes", but must be true or false.'],
     ['UPLOAD_URL', 'file:///tmp', 'UPLOAD_URL is "file:///tmp", but must be a URL of http or https.'],
+    ['SHUTDOWN_FROM', 'all', 'SHUTDOWN_FROM is "all", but must be loopback or any.'],
+    ['AWAIT_EXPLICIT_SHUTDOWN', 'yes', 'AWAIT_EXPLICIT_SHUTDOWN is "yes", but must be true or false.'],
     ['WEBHOOK_REACH', 'all', 'WEBHOOK_REACH is "all", but must be public or any.'],
     [
       'COG_THROTTLE_RESPONSE_INTERVAL',

@@ -12,6 +12,7 @@ import type { FromWorker, SetupRequest, ToWorker, Worker, WorkerEvent } from '..
 import type { Predictor } from '../../server/predictor.js'
 import type { FileLimits } from '../../server/run-files.js'
 import { type Schedule, Service } from '../../server/service.js'
+import type { ShutdownFrom } from '../../server/shutdown.js'
 import { type WebhookOptions, Webhooks } from '../../server/webhooks.js'
 
 /** Small, and open to servers of this machine. */
@@ -103,6 +104,8 @@ export interface TestServerOptions {
   readonly resumeMs?: number
   readonly files?: FileLimits
   readonly webhooks?: Partial<WebhookOptions>
+  readonly shutdownFrom?: ShutdownFrom
+  readonly onShutdown?: () => void
   /** Receives each log line. */
   readonly onLog?: (line: string) => void
 }
@@ -143,6 +146,7 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
   const app = createApp({
     service,
     webhooks,
+    shutdown: { from: options.shutdownFrom ?? 'loopback', begin: () => options.onShutdown?.() },
     log,
     schedule: clock.schedule,
     ...(options.resumeMs !== undefined && { resumeMs: options.resumeMs }),

@@ -90,3 +90,25 @@ export async function until(condition: () => boolean | Promise<boolean>): Promis
 export async function untilHealth(url: string, status: string): Promise<void> {
   await until(async () => ((await (await fetch(`${url}/health-check`)).json()) as { status: string }).status === status)
 }
+
+/** Sends a prediction. */
+export async function post(
+  url: string,
+  input: object,
+  headers: Readonly<Record<string, string>> = {},
+): Promise<Response> {
+  return await fetch(`${url}/predictions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    body: JSON.stringify({ id: 'p', input }),
+  })
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}
