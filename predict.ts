@@ -4,7 +4,7 @@ import type { EndEvent } from './model/engine/request.js'
 import { InvalidRequestError, PromptTooLongError } from './model/errors.js'
 import { openModel } from './model/open.js'
 import { parseModelSettings } from './model/settings.js'
-import { definePredictor, InputError, textStream } from './server/predictor.js'
+import { definePredictor, InputError, type SetupContext, textStream } from './server/predictor.js'
 
 const DEFAULT_PROMPT = 'Write me a poem about Machine Learning.'
 
@@ -57,21 +57,7 @@ export const Predictor = definePredictor({
   output: textStream(),
   streaming: true,
 
-  async setup({ concurrency, limitConcurrency, log, progress, signal }) {
-    const settings = parseModelSettings(process.env)
-    const setupLog = { info: (line: string) => log(line), warn: (line: string) => log(line, 'warn') }
-    const { folder, runtime } = await openModel({ settings, report: progress, log: setupLog, signal })
-    const engine = await Engine.open({
-      folder,
-      runtime,
-      slots: concurrency,
-      ...(settings.CONTEXT_LENGTH === undefined ? {} : { contextLength: settings.CONTEXT_LENGTH }),
-      log: setupLog,
-    })
-    limitConcurrency(engine.slots)
-    log(startLine(engine.describe()))
-    return { engine, runtime }
-  },
+  setup: (context) => setup(context, openModel),
 
   async check(input, { engine }) {
     if (input.messages && input.prompt !== DEFAULT_PROMPT) {
@@ -114,6 +100,25 @@ export const Predictor = definePredictor({
     await runtime[Symbol.asyncDispose]()
   },
 })
+
+/** @param open  tests put a runtime of their own under the model that they open. */
+export async function setup(context: SetupContext, open: typeof openModel) {
+  const { concurrency, limitConcurrency, log, progress, signal, defunct } = context
+  const settings = parseModelSettings(process.env)
+  const setupLog = { info: (line: string) => log(line), warn: (line: string) => log(line, 'warn') }
+  const { folder, runtime } = await open({ settings, report: progress, log: setupLog, signal })
+  const engine = await Engine.open({
+    folder,
+    runtime,
+    slots: concurrency,
+    ...(settings.CONTEXT_LENGTH === undefined ? {} : { contextLength: settings.CONTEXT_LENGTH }),
+    log: setupLog,
+    onDefunct: ({ message }) => defunct(message),
+  })
+  limitConcurrency(engine.slots)
+  log(startLine(engine.describe()))
+  return { engine, runtime }
+}
 
 /** `"a,b"` and `["a", "b"]` are the same; an empty text would stop everything at once, and counts as none. */
 function stopSequences(value: string | readonly string[] | undefined): string[] {

@@ -116,9 +116,45 @@ export class LogitsError extends ModelError {
   constructor(value: number) {
     super(
       'BAD_LOGITS',
-      `The model's best logit is ${value}: its weights or its cache are damaged. Check the export's files.`,
+      `The model's best logit is ${value}, so that there is no next token. Send the request again; if that fails too, its weights are damaged: check the export's files.`,
     )
   }
+}
+
+/** A step of the model could not be run. The requests of that step end, and can be sent again; the others go on. `cause` says all of why. */
+export class StepFailedError extends ModelError {
+  constructor(cause: unknown) {
+    super(
+      'STEP_FAILED',
+      `A step of the model failed: ${firstLine(cause)}. What came before it is valid; the engine goes on. Send the request again.`,
+      { cause },
+    )
+  }
+}
+
+/** The same for a lack of memory. */
+export class StepOutOfMemoryError extends ModelError {
+  constructor(cause: unknown) {
+    super(
+      'STEP_OUT_OF_MEMORY',
+      `There was no memory for a step of the model: ${firstLine(cause)}. What came before it is valid; the engine goes on. ` +
+        'Send the request again; if it happens often, lower CONTEXT_LENGTH or the number of slots, or free memory.',
+      { cause },
+    )
+  }
+}
+
+/** The engine has given up: whatever it still had has failed, and it takes no more. Open another one. `cause` is the last fault. */
+export class EngineDefunctError extends ModelError {
+  constructor(why: string, cause: unknown) {
+    super('ENGINE_DEFUNCT', `The engine has given up: ${why}. The last reason: ${firstLine(cause)}.`, { cause })
+  }
+}
+
+/** ONNX Runtime's texts may go on with traces of its own. */
+function firstLine(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error)
+  return text.split('\n', 1)[0]!.replace(/\.$/, '')
 }
 
 /** One field of a request cannot be served. `field` is the engine's name of it. */

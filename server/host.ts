@@ -58,6 +58,7 @@ export class PredictorHost {
         },
         log: (line, level = 'info') => void this.#post({ type: 'log', line, level }),
         progress: (report) => void this.#post({ type: 'progress', report }),
+        defunct: (reason) => void this.#post({ type: 'defunct', reason }),
       }
       const write = (line: string) => context.log(line)
       this.#state = await withOutput(write, async () => await this.#predictor.setup?.(context))

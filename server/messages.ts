@@ -42,6 +42,8 @@ export type FromWorker =
   | { readonly type: 'progress'; readonly report: SetupProgress }
   | ReadyMessage
   | { readonly type: 'setup-failed'; readonly reason: string }
+  /** The Predictor has given up: what runs may still end, and nothing new shall come. */
+  | { readonly type: 'defunct'; readonly reason: string }
   | { readonly type: 'health'; readonly call: number; readonly error: string | null }
   | { readonly type: 'batch'; readonly events: readonly RunEvent[] }
 

@@ -51,9 +51,15 @@ export interface SetupContext {
   readonly concurrency: number
   /** Lowers that number, for example where memory is short. @throws {RangeError} outside 1 … `concurrency`. */
   limitConcurrency(max: number): void
-  /** One line for the server's log, at this level (default `info`), and for `setup.logs` in /health-check. */
+  /** One line for the server's log, at this level (default `info`), and until setup is over for `setup.logs` in /health-check. */
   log(line: string, level?: SetupLogLevel): void
   progress(report: SetupProgress): void
+  /**
+   * Says that this process can serve no more, at any time after setup: the server turns `DEFUNCT` and sends nothing new, lets
+   * what runs end for up to a second, and then sets the Predictor up in a fresh process. To be called before the predictions
+   * that the reason ends have ended: a prediction that waits gets the first slot that is free.
+   */
+  defunct(reason: string): void
 }
 
 /** How a recorded metric joins what was recorded under the same name before: `replace` with null deletes. */

@@ -371,10 +371,12 @@ export class Service {
         this.#status = 'STARTING'
         this.#setup = { startedAt: new Date(), status: 'starting', logs: '' }
         return
-      case 'log':
-        log[event.level]({ source: 'setup' }, event.line)
-        this.#setup = { ...this.#setup, logs: `${this.#setup.logs}[predictor] ${event.line}\n` }
+      case 'log': {
+        const inSetup = this.#status === 'STARTING'
+        log[event.level]({ source: inSetup ? 'setup' : 'predictor' }, event.line)
+        if (inSetup) this.#setup = { ...this.#setup, logs: `${this.#setup.logs}[predictor] ${event.line}\n` }
         return
+      }
       case 'progress':
         this.#options.onProgress?.(event.report)
         return
@@ -388,6 +390,10 @@ export class Service {
         return
       case 'setup-failed':
         this.#setupFailed(`worker setup failed: ${event.reason}`)
+        return
+      case 'defunct':
+        log.error({ reason: event.reason }, 'the Predictor has given up')
+        if (this.#status === 'READY') this.#status = 'DEFUNCT'
         return
       case 'died':
         this.#died(event)

@@ -8,6 +8,7 @@ import { captureStream } from './run-output.js'
 /** The process that hosts the Predictor. Started by worker.ts, which owns its life. */
 let host: PredictorHost | undefined
 let folder: string | undefined
+let stopping = false
 
 // What a Predictor prints becomes the logs of the prediction that printed it.
 captureStream(process.stdout, 'stdout')
@@ -44,6 +45,9 @@ async function setup(message: SetupMessage): Promise<void> {
 }
 
 async function stop(): Promise<void> {
+  // A server that ends may have said so before, to a Predictor that had given up.
+  if (stopping) return
+  stopping = true
   await host?.stop()
   process.exit(0)
 }

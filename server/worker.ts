@@ -4,7 +4,7 @@ import { rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { extname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { FromWorker, SetupRequest, ToWorker, Worker, WorkerEvent } from './messages.js'
+import type { FromWorker, RunEvent, SetupRequest, ToWorker, Worker, WorkerEvent } from './messages.js'
 
 export interface WorkerProcessOptions {
   /** The child's environment. */
@@ -17,13 +17,16 @@ export interface WorkerProcessOptions {
 
 const FIRST_RESTART_MS = 100
 const LONGEST_RESTART_MS = 10_000
+/** How long a Predictor that has given up may take to end what it has. */
+const DEFUNCT_MS = 1000
 
 /**
  * A child process that hosts the Predictor, started again whenever it dies after it was once ready.
  *
  * The child is forked by the constructor, before anyone knows what it will host, so that its start overlaps with ours.
- * Waits before restarts double from 100 ms to 10 s, and begin anew when a setup has succeeded. A child that dies in
- * the very first setup is not started again: that setup would fail again.
+ * Waits before restarts double from 100 ms to 10 s, and begin anew when a prediction has succeeded: one that sets up well and
+ * then fails again and again shall not be started ten times a second. A child that dies in the very first setup is not
+ * started again: that setup would fail again.
  */
 export class WorkerProcess implements Worker {
   readonly #options: Required<WorkerProcessOptions>
@@ -36,6 +39,8 @@ export class WorkerProcess implements Worker {
   /** How the child ended, if it did before anyone listened. */
   #endedEarly: string | undefined
   #restarts = 0
+  /** Why the child that lives now, or lived last, has given up. */
+  #gaveUp: string | undefined
   #restarting: { cancel(): void } | undefined
   #stopping = false
 
@@ -64,13 +69,7 @@ export class WorkerProcess implements Worker {
   async stop(limitMs: number): Promise<void> {
     this.#stopping = true
     this.#restarting?.cancel()
-    const child = this.#child
-    if (child.exitCode !== null || child.signalCode !== null) return
-    const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()))
-    this.post({ type: 'shutdown' })
-    const timer = this.#options.after(limitMs, () => child.kill('SIGKILL'))
-    await gone
-    timer.cancel()
+    await this.#end(this.#child, limitMs)
   }
 
   /** Ends the child now, whatever it does. For a process that is about to exit. */
@@ -81,10 +80,25 @@ export class WorkerProcess implements Worker {
     this.#removeFolder()
   }
 
+  /** Lets the child tear down, and kills it at the limit. */
+  async #end(child: ChildProcess, limitMs: number): Promise<void> {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+    this.post({ type: 'shutdown' })
+    const timer = this.#options.after(limitMs, () => child.kill('SIGKILL'))
+    await gone
+    timer.cancel()
+  }
+
   #fork(): ChildProcess {
     const child = this.#options.fork(this.#options.env)
     child.on('message', (message) => this.#receive(message as FromWorker))
-    child.once('exit', (code, signal) => this.#died(signal === null ? `exit code ${code}` : `signal ${signal}`))
+    child.once('exit', (code, signal) => {
+      const how = signal === null ? `exit code ${code}` : `signal ${signal}`
+      this.#died(
+        this.#gaveUp === undefined ? how : `the Predictor's own word that it can go on no more (${this.#gaveUp})`,
+      )
+    })
     // Only when it could not be forked at all: then there is no exit.
     child.once('error', (error) => {
       if (child.pid === undefined) this.#died(error.message)
@@ -98,11 +112,13 @@ export class WorkerProcess implements Worker {
   }
 
   #receive(message: FromWorker): void {
-    if (message.type === 'ready') {
-      this.#wasReady = true
-      this.#restarts = 0
-    }
+    if (message.type === 'ready') this.#wasReady = true
+    if (this.#restarts > 0 && message.type === 'batch' && message.events.some(hasSucceeded)) this.#restarts = 0
     this.#listener(message)
+    if (message.type === 'defunct' && this.#gaveUp === undefined) {
+      this.#gaveUp = message.reason
+      void this.#end(this.#child, DEFUNCT_MS)
+    }
     // What set up once may do so again, when a device or a disk has come back: a fresh process tries.
     if (message.type === 'setup-failed' && this.#wasReady) this.#child.kill('SIGKILL')
   }
@@ -126,10 +142,15 @@ export class WorkerProcess implements Worker {
     const waitMs = Math.min(FIRST_RESTART_MS * 2 ** this.#restarts++, LONGEST_RESTART_MS)
     this.#restarting = this.#options.after(waitMs, () => {
       this.#restarting = undefined
+      this.#gaveUp = undefined
       this.#child = this.#fork()
       this.#begin()
     })
   }
+}
+
+function hasSucceeded(event: RunEvent): boolean {
+  return event.kind === 'ended' && event.status === 'succeeded'
 }
 
 function forkHost(env: WorkerProcessOptions['env']): ChildProcess {

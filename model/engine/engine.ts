@@ -1,7 +1,8 @@
-import { LogitsError, RuntimeStoppedError } from '../errors.js'
+import { EngineDefunctError, LogitsError, ModelFolderError, RuntimeStoppedError } from '../errors.js'
 import type { ModelFolder } from '../folder.js'
 import type { ReportProgress } from '../progress.js'
 import type { Runtime, RuntimeLog } from '../runtime/types.js'
+import { FaultWatch, MOST_FAILED_STEPS, stepError } from './faults.js'
 import { KVCache } from './kv-cache.js'
 import { PromptMaker } from './prompt.js'
 import {
@@ -13,7 +14,7 @@ import {
   Request,
 } from './request.js'
 import { batchesOf, Runner, type RunnerOptions } from './runner.js'
-import type { Candidates, SamplingRow } from './sampler.js'
+import { assertFinite, type Candidates, type SamplingRow } from './sampler.js'
 import { occupantsOf, Scheduler, type Step } from './scheduler.js'
 import { chooseSize } from './size.js'
 
@@ -33,6 +34,8 @@ export interface EngineOptions {
   readonly now?: () => number
   /** Bytes that caches may take together; by default what the system has left. */
   readonly availableBytes?: number
+  /** Called once if the engine has to give up, after all of its requests have failed. It can only be disposed then. */
+  readonly onDefunct?: (error: EngineDefunctError) => void
 }
 
 /** What an engine is, for the log and for whoever asks the server. */
@@ -73,6 +76,9 @@ export class Engine implements AsyncDisposable {
   readonly #scheduler: Scheduler<Request>
   readonly #description: EngineDescription
   readonly #now: () => number
+  readonly #log: RuntimeLog | undefined
+  readonly #onDefunct: EngineOptions['onDefunct']
+  readonly #faults = new FaultWatch()
   readonly #loop: Promise<void>
   /** All that have not ended. */
   readonly #live = new Set<Request>()
@@ -81,6 +87,7 @@ export class Engine implements AsyncDisposable {
   #running: { readonly step: GenerateStep; readonly abort: AbortController } | undefined
   #wake = () => {}
   #closing = false
+  #defunct: EngineDefunctError | undefined
   #disposed: Promise<void> | undefined
 
   private constructor(options: EngineOptions, parts: EngineParts) {
@@ -92,20 +99,22 @@ export class Engine implements AsyncDisposable {
     this.#cache = parts.cache
     this.#description = description
     this.#now = options.now ?? (() => performance.now())
+    this.#log = options.log
+    this.#onDefunct = options.onDefunct
     this.#scheduler = new Scheduler({
       slots: description.slots,
       slotTokens: description.contextLength,
       chunkTokens: description.chunkTokens,
       maxIdleRows: MAX_IDLE_ROWS[options.runtime.device.kind],
     })
-    this.#loop = this.#serve().catch((error: unknown) => this.#failAll(error))
+    this.#loop = this.#serve().catch((error: unknown) => this.#giveUp(error))
   }
 
   /**
    * Loads tokenizer and model, makes the caches, and runs a first step, so that no request pays for it.
    *
    * @throws {SettingsError} `CONTEXT_LENGTH`: longer than the model was made for, or memory does not hold one slot.
-   * @throws {ModelFolderError} tokenizer or chat template cannot be used.
+   * @throws {ModelFolderError} tokenizer, chat template or weights cannot be used.
    * @throws {OrtError} ONNX Runtime refuses the model.
    */
   static async open(options: EngineOptions): Promise<Engine> {
@@ -171,13 +180,16 @@ export class Engine implements AsyncDisposable {
    * @param options.signal  ends it with `canceled`: in the queue or between steps at once; while its prompt is read by ending
    *   the run; while a token is made for it and others when that step is through. Leaving the iteration early does the same.
    *   Either way its slot is free when the generator has ended.
-   * @throws {OrtError} {LogitsError} its step failed. Pieces that were given stay valid; other requests go on.
+   * @throws {StepFailedError} {StepOutOfMemoryError} {LogitsError} its step failed. Pieces that were given stay valid; other
+   *   requests go on, and this one may be sent again.
+   * @throws {EngineDefunctError} too many steps in a row have failed: this and all other requests end.
    * @throws {RuntimeStoppedError} the engine, or the runtime under it, was disposed.
    */
   async *generate(
     prepared: PreparedRequest,
     options: { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<GenerateEvent, void, undefined> {
+    if (this.#defunct) throw this.#defunct
     if (this.#closing) throw new RuntimeStoppedError('The engine was disposed.')
     const request = new Request({
       prepared,
@@ -220,8 +232,21 @@ export class Engine implements AsyncDisposable {
     while (!this.#closing) {
       const step = this.#scheduler.next((request) => request.start())
       if (step === undefined) await this.#work()
-      else this.#apply(step, await this.#run(step))
+      else {
+        const tokens = await this.#run(step)
+        this.#apply(step, tokens)
+        await this.#mend(tokens)
+      }
     }
+  }
+
+  /** After a fault: makes anew what the run used, or gives up. The requests of that step have ended; all others go on. */
+  async #mend(tokens: Tokens): Promise<void> {
+    const fault = this.#faults.note(tokens.values())
+    if (fault === undefined || this.#closing) return
+    const { message } = fault.cause instanceof Error ? fault.cause : fault
+    this.#log?.warn(`A step failed (${this.#faults.inARow} in a row; ${MOST_FAILED_STEPS} end the engine): ${message}`)
+    await this.#runner.rebuild()
   }
 
   /** Resolves when there may be something to do. */
@@ -240,7 +265,7 @@ export class Engine implements AsyncDisposable {
       const candidates = await this.#runner.run(batchesOf(step, this.#scheduler.slots), rows, abort.signal)
       return await this.#sample(due, rows, candidates)
     } catch (error) {
-      const reason = error instanceof Error ? error : new Error(String(error))
+      const reason = stepError(error)
       return new Map(occupantsOf(step).map((request) => [request, reason]))
     }
   }
@@ -304,12 +329,11 @@ export class Engine implements AsyncDisposable {
     else request.end(how)
   }
 
-  /** The loop itself has broken: nobody shall wait for it. */
-  #failAll(error: unknown): void {
-    this.#closing = true
-    for (const request of this.#live) {
-      this.#finish(request, error instanceof Error ? error : new Error(String(error)))
-    }
+  /** The loop has ended before its time: nobody shall wait for it. */
+  #giveUp(error: unknown): void {
+    this.#defunct = error instanceof EngineDefunctError ? error : new EngineDefunctError('its loop has ended', error)
+    for (const request of this.#live) this.#finish(request, this.#leaving.has(request) ? 'canceled' : this.#defunct)
+    if (!this.#closing) this.#onDefunct?.(this.#defunct)
   }
 }
 
@@ -330,14 +354,31 @@ function availableBytes(runtime: Runtime, folder: ModelFolder): number {
   return process.availableMemory() - folder.weightBytes - RESERVED_BYTES
 }
 
-/** Loads the model and runs both kinds of steps once: memory is taken, and the weights are read, at the first of each. */
+/**
+ * Loads the model and runs both kinds of steps once: memory is taken, and the weights are read, at the first of each.
+ * @throws {ModelFolderError} they give no numbers. Else each request would fail.
+ */
 async function openRunner(options: RunnerOptions, report: () => void): Promise<Runner> {
   const runner = await Runner.open(options)
   report()
-  const id = options.folder.config.bosTokenId
+  const { config, path } = options.folder
+  const id = config.bosTokenId
   const row = { temperature: 1, penalty: 1, edits: new Map(), candidates: 1 }
-  await runner.run([{ first: 0, ids: [[id, id]], lengths: [0], wanted: [0] }], [row])
-  await runner.run([{ first: 0, ids: [[id]], lengths: [2], wanted: [0] }], [row])
+  try {
+    for (const batch of [
+      { first: 0, ids: [[id, id]], lengths: [0], wanted: [0] },
+      { first: 0, ids: [[id]], lengths: [2], wanted: [0] },
+    ]) {
+      const [candidates] = await runner.run([batch], [row])
+      assertFinite(candidates!)
+    }
+  } catch (error) {
+    await runner[Symbol.asyncDispose]()
+    if (!(error instanceof LogitsError)) throw error
+    throw new ModelFolderError(path, 'its weights give logits that are no numbers. Export the checkpoint again.', {
+      cause: error,
+    })
+  }
   report()
   return runner
 }

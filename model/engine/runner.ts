@@ -83,7 +83,7 @@ export class Runner implements AsyncDisposable {
   readonly #vocabSize: number
   readonly #model: Session
   readonly #sampling: Session
-  readonly #samplingBinding: Binding
+  #samplingBinding: Binding
   readonly #windows = new Map<string, Promise<Binding>>()
   readonly #tensors: RunnerTensors
 
@@ -147,11 +147,26 @@ export class Runner implements AsyncDisposable {
     return this.#read(0, candidates)
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const binding of await Promise.allSettled(this.#windows.values())) {
-      if (binding.status === 'fulfilled') await binding.value[Symbol.asyncDispose]()
-    }
+  /**
+   * Makes the bindings anew: after a run that failed nobody knows which of its tensors were bound. The tensors themselves
+   * stay. A run writes what it reads but for the cache, and of the cache it reads only what its own requests have written.
+   *
+   * @throws {OrtError} {RuntimeStoppedError} the runtime cannot do even that.
+   */
+  async rebuild(): Promise<void> {
+    await this.#disposeBindings()
+    this.#samplingBinding = await this.#runtime.createBinding(this.#sampling)
+  }
+
+  async #disposeBindings(): Promise<void> {
+    const windows = await Promise.allSettled(this.#windows.values())
+    this.#windows.clear()
+    for (const window of windows) if (window.status === 'fulfilled') await window.value[Symbol.asyncDispose]()
     await this.#samplingBinding[Symbol.asyncDispose]()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#disposeBindings()
     for (const tensor of Object.values(this.#tensors)) await tensor[Symbol.asyncDispose]()
     await this.#sampling[Symbol.asyncDispose]()
     await this.#model[Symbol.asyncDispose]()

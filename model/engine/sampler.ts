@@ -100,9 +100,9 @@ export function chooseToken(
   { temperature, topK, topP }: Pick<SamplingParameters, 'temperature' | 'topK' | 'topP'>,
   random: number,
 ): number | undefined {
+  assertFinite(candidates)
   const { values, mass, vocabSize } = candidates
   const best = values[0]!
-  if (!Number.isFinite(best) || !Number.isFinite(mass)) throw new LogitsError(best)
 
   const complete = values.length === vocabSize
   // Of those that equal the last, some may have been left out: they do not count as known.
@@ -138,6 +138,12 @@ export function chooseToken(
   }
   // All are known, and rounding alone has left a rest: it is the last one's that has any probability.
   return kept <= known ? tokenAt(candidates, known, lastPossible(values, kept, best)) : undefined
+}
+
+/** @throws {LogitsError} the best candidate, or the mass, is no finite number: then none is. */
+export function assertFinite({ values, mass }: Candidates): void {
+  const best = values[0]!
+  if (!Number.isFinite(best) || !Number.isFinite(mass)) throw new LogitsError(best)
 }
 
 /** The id at a rank of the first `known`, where equal values are ranked by rising id. */

@@ -21,6 +21,8 @@ export class Views implements AsyncDisposable {
     if (known !== undefined) return known
     const view = this.tensor.view(shape, offset * ELEMENT_BYTES[this.tensor.type])
     this.#views.set(name, view)
+    // One that could not be made is tried again when it is needed again.
+    view.catch(() => this.#views.delete(name))
     return view
   }
 

@@ -1,8 +1,7 @@
 import t from 'tap'
 import type { Engine } from '../../model/engine/engine.js'
 import type { GenerateRequest, PreparedRequest } from '../../model/engine/request.js'
-import { OrtError, RuntimeStoppedError } from '../../model/errors.js'
-import type { Tensor } from '../../model/runtime/types.js'
+import { RuntimeStoppedError } from '../../model/errors.js'
 import { type Answer, collect, generate, legibleTokenizer, tinyModel } from './tiny.js'
 import { Gate, wrapRuntime } from './wrapped-runtime.js'
 
@@ -251,51 +250,6 @@ t.test('a reader that is slow or gone holds up nobody', async (t) => {
   t.ok(others.every(({ outputTokens }) => outputTokens === 12))
   const rest = await collect(stalled)
   t.equal(rest.outputTokens, 12, 'and nothing is lost for it')
-})
-
-t.test('a failed run fails the requests of its step alone, with its reason', async (t) => {
-  let failures = 0
-  const failing = wrapRuntime(model.runtime, (run) => async (bindings, signal) => {
-    if (failures-- > 0) throw new OrtError('RunWithBinding', 1, 'a kernel said no')
-    await run(bindings, signal)
-  })
-  const engine = await model.open({ runtime: failing, slots: 1 })
-  const whole = await generate(engine, { prompt: 'Hello', ...greedy })
-
-  const broken = engine.generate(await engine.prepare({ prompt: 'Hello', ...greedy }))
-  const queued = await start(engine, { prompt: 'Hello', ...greedy })
-  const first = await broken.next()
-  failures = 1
-  const pieces = [first.value?.type === 'text' ? first.value.text : '']
-  await t.rejects(
-    async () => {
-      for await (const event of broken) if (event.type === 'text') pieces.push(event.text)
-    },
-    { code: 'ORT_CALL_FAILED', reason: 'a kernel said no' },
-  )
-  t.ok(whole.text.startsWith(pieces.join('')), 'what came before stays valid')
-  t.equal((await queued.answer).text, whole.text)
-})
-
-t.test('logits that are no numbers fail the request', async (t) => {
-  const floats: Tensor[] = []
-  let damaged = false
-  const damaging = {
-    ...wrapRuntime(model.runtime, (run) => async (bindings, signal) => {
-      await run(bindings, signal)
-      if (damaged) for (const tensor of floats) tensor.bytes.fill(0xff)
-    }),
-    async createTensor(options: Parameters<typeof model.runtime.createTensor>[0]) {
-      const tensor = await model.runtime.createTensor(options)
-      if (options.type === 'f32' && options.place === 'host') floats.push(tensor)
-      return tensor
-    },
-  }
-  const engine = await model.open({ runtime: damaging })
-  damaged = true
-  await t.rejects(generate(engine, { prompt: 'Hello', ...greedy }), { code: 'BAD_LOGITS', message: /NaN/ })
-  damaged = false
-  t.equal((await generate(engine, { prompt: 'Hello', ...greedy })).outputTokens, 12)
 })
 
 t.test('an engine that is disposed ends its requests, and takes no more', async (t) => {

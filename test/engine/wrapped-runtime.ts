@@ -17,6 +17,30 @@ export function wrapRuntime(runtime: Runtime, around: (run: Run) => Run): Runtim
   }
 }
 
+/** What goes wrong with the next runs: an error instead of the run, or damage to what it gave. */
+export type Fault = Error | ((bindings: readonly Binding[]) => void | Promise<void>)
+
+/** Fault switches: the runs that come next fail as the test says, one for each fault, and all after them go well. */
+export class Faults {
+  readonly #faults: Fault[] = []
+  /** Runs so far, the failed ones among them. */
+  runs = 0
+
+  next(...faults: readonly Fault[]): void {
+    this.#faults.push(...faults)
+  }
+
+  readonly around = (run: Run): Run => {
+    return async (bindings, signal) => {
+      this.runs++
+      const fault = this.#faults.shift()
+      if (fault instanceof Error) throw fault
+      await run(bindings, signal)
+      await fault?.(bindings)
+    }
+  }
+}
+
 /** Lets a test hold the engine at a run: it announces each, and makes it only when told to. */
 export class Gate {
   #open = true

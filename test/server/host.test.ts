@@ -351,3 +351,23 @@ t.test('a healthcheck that hangs is not asked again before it has answered', asy
   await turns(2)
   t.equal(asked, 2)
 })
+
+t.test('a Predictor that gives up says so before the end of what that ends', async (t) => {
+  const predictor = definePredictor({
+    input: z.object({}),
+    output: z.string(),
+    streaming: false,
+    setup: ({ defunct }) => ({ defunct }),
+    predict: (_input, { defunct }): string => {
+      defunct('the device is gone')
+      throw new Error('no device')
+    },
+  })
+  const { host, messages, end } = await hosted(predictor)
+  host.receive(predict(1, {}))
+  t.match(await end(1), { status: 'failed' })
+  t.match(messages.slice(1), [
+    { type: 'defunct', reason: 'the device is gone' },
+    { type: 'batch', events: [{ kind: 'accepted' }, { kind: 'ended', error: 'Prediction failed: Error: no device' }] },
+  ])
+})

@@ -102,6 +102,41 @@ t.test('when the worker dies, what ran fails with the reason, and the next worke
   t.equal(service.status, 'READY', 'no slot is lost')
 })
 
+t.test(
+  'a Predictor that gives up is DEFUNCT at once: what runs ends with its own reason, what waits stays',
+  async (t) => {
+    const { worker, service, create } = serve({ queueLimit: 1 })
+    worker.ready()
+    const creating = create('a')
+    const key = worker.lastKey
+    worker.tell({ type: 'batch', events: [{ key, kind: 'accepted' }] })
+    const running = await creating
+    const waiting = create('b')
+    worker.tell({ type: 'defunct', reason: 'no device' })
+    t.match(await service.health(), { status: 'DEFUNCT' })
+    await t.rejects(create('c'), { code: 'NOT_READY' })
+    worker.tell({ type: 'batch', events: [{ key, kind: 'ended', status: 'failed', error: 'its own', errorName: 'E' }] })
+    await running.ended
+    t.match(running.answer(), { status: 'failed', error: 'its own' })
+    t.equal(worker.lastKey, key, 'the free slot is not given to what waits')
+    worker.tell({ type: 'log', line: 'late', level: 'warn' })
+    worker.tell({ type: 'died', ending: 'exit code 0', restarts: true })
+    worker.tell({ type: 'starting' })
+    worker.ready()
+    t.equal(worker.lastKey, key + 1)
+    worker.tell({ type: 'batch', events: [{ key: key + 1, kind: 'accepted' }] })
+    t.equal((await waiting).id, 'b')
+  },
+)
+
+t.test('what a Predictor logs after its setup is in the log, and no part of the setup', async (t) => {
+  const { worker, service } = serve()
+  worker.tell({ type: 'log', line: 'loading', level: 'info' })
+  worker.ready()
+  worker.tell({ type: 'log', line: 'a step failed', level: 'warn' })
+  t.equal((await service.health()).setup.logs, '[predictor] loading\n')
+})
+
 t.test('a prediction that the worker had not yet accepted fails, too, when it dies', async (t) => {
   const { worker, create } = serve()
   worker.ready()

@@ -86,6 +86,7 @@ t.test('a child that dies in its first setup, or before, is not started again', 
 t.test('one that was ready is started again, after waits that double up to ten seconds', async (t) => {
   const { children, waits, events, child } = supervised()
   child().emit('message', READY)
+  const ended = (status: 'succeeded' | 'failed') => ({ type: 'batch', events: [{ key: 1, kind: 'ended', status }] })
   const expected = [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
   for (const [i, ms] of expected.entries()) {
     child().end(1)
@@ -97,8 +98,36 @@ t.test('one that was ready is started again, after waits that double up to ten s
     t.match(child().sent, [SETUP])
   }
   child().emit('message', READY)
+  child().emit('message', ended('failed'))
   child().end(1)
-  t.equal(waits.at(-1)!.ms, 100, 'a setup that succeeds begins anew')
+  t.equal(waits.at(-1)!.ms, 10_000, 'nor does a setup that succeeds shorten them')
+  waits.at(-1)!.action()
+  child().emit('message', READY)
+  child().emit('message', ended('succeeded'))
+  child().end(1)
+  t.equal(waits.at(-1)!.ms, 100, 'a prediction that succeeds begins anew')
+})
+
+t.test('one that gives up is ended, with its reason, and started again', async (t) => {
+  const { worker, waits, events, child } = supervised()
+  child().emit('message', READY)
+  child().emit('message', { type: 'defunct', reason: 'no device' })
+  child().emit('message', { type: 'defunct', reason: 'again' })
+  t.strictSame(child().sent.slice(1), [{ type: 'shutdown' }], 'once')
+  t.equal(waits.at(-1)!.ms, 1000)
+  waits.at(-1)!.action()
+  t.equal(child().signalCode, 'SIGKILL', 'one that does not obey is killed')
+  const died = {
+    type: 'died',
+    ending: "the Predictor's own word that it can go on no more (no device)",
+    restarts: true,
+  } as const
+  t.strictSame(events.at(-1), died)
+  t.equal(waits.at(-1)!.ms, 100)
+  waits.at(-1)!.action()
+  child().end(1)
+  t.match(events.at(-1), { ending: 'exit code 1' }, 'the next one has a reason of its own')
+  await worker.stop(1000)
 })
 
 t.test('a setup that fails after one succeeded is tried in a fresh process', async (t) => {
