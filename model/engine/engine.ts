@@ -106,6 +106,7 @@ export class Engine implements AsyncDisposable {
       slotTokens: description.contextLength,
       chunkTokens: description.chunkTokens,
       maxIdleRows: MAX_IDLE_ROWS[options.runtime.device.kind],
+      batchSizes: parts.runner.batchSizes,
     })
     this.#loop = this.#serve().catch((error: unknown) => this.#giveUp(error))
   }
@@ -131,7 +132,7 @@ export class Engine implements AsyncDisposable {
     try {
       // Side by side: the weights are loaded on the runtime's thread, while the tokenizer holds this one.
       const [loading, parsing] = await Promise.allSettled([
-        openRunner({ runtime, folder, cache, chunkTokens, ...size }, report),
+        openRunner({ runtime, folder, cache, chunkTokens, log: options.log, ...size }, report),
         PromptMaker.open(folder).finally(report),
       ])
       if (loading.status === 'rejected') throw loading.reason

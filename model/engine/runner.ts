@@ -1,5 +1,7 @@
+import { OrtError } from '../errors.js'
 import type { ModelFolder } from '../folder.js'
-import type { Binding, Runtime, Session, TensorType } from '../runtime/types.js'
+import type { Binding, Runtime, RuntimeLog, Session, TensorType } from '../runtime/types.js'
+import { CapturedDecode, CaptureError, capturedSizes } from './captured-decode.js'
 import type { KVCache } from './kv-cache.js'
 import type { Candidates, SamplingRow } from './sampler.js'
 import { buildSamplingGraph } from './sampling-graph.js'
@@ -52,6 +54,7 @@ export interface RunnerOptions {
   /** T */
   readonly slotTokens: number
   readonly chunkTokens: number
+  readonly log?: RuntimeLog | undefined
 }
 
 /**
@@ -66,14 +69,22 @@ const CANDIDATES_FACTOR = 8
 /** Edits of a row are filled up to a power of it, so that a run's shapes are few. */
 const EDITS_BASE = 4
 
+/** Row counts for which the fast kernels look for their best shape as the model loads, by ONNX Runtime's own default. */
+const PROFILED_ROWS = [1, 16, 64, 256]
+
 /**
  * Session config for the model's graph. On CUDA, f16 with symmetric blocks of 32 is the one shape for which the packaged build
- * has its fast weight-only kernels, and they are off unless asked for.
+ * has its fast weight-only kernels, and they are off unless asked for. A row count that is captured must be profiled before.
  * Source: docs/contrib_ops/cuda/matmul_nbits.md of ONNX Runtime 1.30; read, not run.
  */
-function modelConfig({ runtime, folder }: RunnerOptions): Record<string, string> {
+function modelConfig({ runtime, folder, slots }: RunnerOptions): Record<string, string> {
   const hasFastKernels = folder.activationType === 'f16' && folder.manifest.blockSize === 32
-  return runtime.device.kind === 'cuda' && hasFastKernels ? { 'ep.cuda.fpa_intb_gemm': '1' } : {}
+  if (runtime.device.kind !== 'cuda' || !hasFastKernels) return {}
+  const rows = new Set([...PROFILED_ROWS, ...capturedSizes(slots)])
+  return {
+    'ep.cuda.fpa_intb_gemm': '1',
+    'ep.cuda.fpa_intb_profile_m': [...rows].sort((a, b) => a - b).join(','),
+  }
 }
 
 /** Runs steps of the model, and the sampling graph on the logits where they lie. */
@@ -86,6 +97,9 @@ export class Runner implements AsyncDisposable {
   #samplingBinding: Binding
   readonly #windows = new Map<string, Promise<Binding>>()
   readonly #tensors: RunnerTensors
+  readonly #captured: CapturedDecode | undefined
+  /** Where the logits of each row of the last run lie. */
+  #logitRows: readonly number[] = []
 
   private constructor(
     options: RunnerOptions,
@@ -93,6 +107,7 @@ export class Runner implements AsyncDisposable {
     sampling: Session,
     binding: Binding,
     tensors: RunnerTensors,
+    captured: CapturedDecode | undefined,
   ) {
     this.#runtime = options.runtime
     this.#cache = options.cache
@@ -101,16 +116,47 @@ export class Runner implements AsyncDisposable {
     this.#sampling = sampling
     this.#samplingBinding = binding
     this.#tensors = tensors
+    this.#captured = captured
   }
 
-  /** Loads the model. @throws {OrtError} ONNX Runtime refuses the graph. */
+  /**
+   * Loads the model. On CUDA, decode steps are captured as graphs, and must then answer as the same steps run plainly; if
+   * they do not, or cannot be captured, the model is loaded anew without, and the log says why.
+   *
+   * @throws {OrtError} ONNX Runtime refuses the graph.
+   */
   static async open(options: RunnerOptions): Promise<Runner> {
+    if (options.runtime.device.kind === 'cpu') return Runner.#load(options, false)
+    let runner: Runner | undefined
+    try {
+      runner = await Runner.#load(options, true)
+      await runner.#proveCapture()
+      return runner
+    } catch (error) {
+      await runner?.[Symbol.asyncDispose]()
+      if (!(error instanceof OrtError || error instanceof CaptureError)) throw error
+      options.log?.warn(`Decode steps run without CUDA graphs, which is slower: ${error.message}`)
+      return Runner.#load(options, false)
+    }
+  }
+
+  static async #load(options: RunnerOptions, capture: boolean): Promise<Runner> {
     const { runtime, folder } = options
     const load = runtime.device.kind === 'cpu' && folder.weightBytes >= PACKED_FROM_BYTES ? 'packed' : 'plain'
-    const model = await runtime.openSession({ model: folder.engineModel, load, config: modelConfig(options) })
+    const config = modelConfig(options)
+    const model = await runtime.openSession({ model: folder.engineModel, load, config, capture })
     const sampling = await runtime.openSession({ model: buildSamplingGraph(folder.activationType) })
     const binding = await runtime.createBinding(sampling)
-    return new Runner(options, model, sampling, binding, await createTensors(options))
+    const tensors = await createTensors(options)
+    const { logits } = tensors
+    const { vocabSize } = folder.config
+    const captured = capture ? await CapturedDecode.open({ ...options, model, vocabSize, logits }) : undefined
+    return new Runner(options, model, sampling, binding, tensors, captured)
+  }
+
+  /** The row counts that a decode step may have, from row 0, where only those are captured; else undefined: any. */
+  get batchSizes(): readonly number[] | undefined {
+    return this.#captured?.batchSizes
   }
 
   /**
@@ -123,17 +169,55 @@ export class Runner implements AsyncDisposable {
    * @throws {OrtError} ONNX Runtime refused the run. The same holds.
    */
   async run(batches: readonly Batch[], rows: readonly SamplingRow[], signal?: AbortSignal): Promise<Candidates[]> {
-    const bindings = await this.#bindModel(batches)
+    const [batch, ...others] = batches
+    const isCaptured = batch !== undefined && others.length === 0 && this.#isCaptured(batch)
+    if (isCaptured) {
+      const ids = batch.ids.map(([id]) => id!)
+      return this.#sample(this.#captured!.bind(ids, batch.lengths), { rows, logitRows: batch.wanted, signal })
+    }
+    const logitRows = rows.map((_, index) => index)
+    return this.#sample(await this.#bindModel(batches), { rows, logitRows, signal })
+  }
+
+  /** Whether a batch is a step of which there is a captured graph: one token for each row from the cache's first on. */
+  #isCaptured({ first, ids }: Batch): boolean {
+    const isDecode = first === 0 && ids.every((row) => row.length === 1)
+    return isDecode && (this.#captured?.batchSizes.includes(ids.length) ?? false)
+  }
+
+  async #sample(
+    model: readonly Binding[],
+    run: { rows: readonly SamplingRow[]; logitRows: readonly number[]; signal?: AbortSignal | undefined },
+  ): Promise<Candidates[]> {
+    const { rows, logitRows, signal } = run
+    this.#logitRows = logitRows
     if (rows.length === 0) {
-      await this.#runtime.run(bindings, signal)
+      await this.#runtime.run(model, signal)
       return []
     }
     const wanted = Math.max(...rows.map((row) => row.candidates))
     const count = FIRST_CANDIDATES.find((size) => size >= wanted) ?? FIRST_CANDIDATES.at(-1)!
     const candidates = Math.min(count, this.#vocabSize)
-    bindings.push(await this.#bindSampling(rows, 0, candidates))
-    await this.#runtime.run(bindings, signal)
-    return rows.map((_, row) => this.#read(row, candidates))
+    const sampling = await this.#bindSampling(placed(rows, logitRows), 0, candidates)
+    await this.#runtime.run([...model, sampling], signal)
+    return logitRows.map((row) => this.#read(row, candidates))
+  }
+
+  /** @throws {CaptureError} replays give other logits. @throws {OrtError} a run cannot be captured. */
+  async #proveCapture(): Promise<void> {
+    const captured = this.#captured!
+    const bestLogits = async (rowCount: number, model: readonly Binding[]) => {
+      const rows = Array.from({ length: rowCount }, () => IDLE_ROW)
+      const candidates = await this.#sample(model, { rows, logitRows: [...rows.keys()] })
+      return candidates.flatMap(({ values }) => [...values])
+    }
+    await captured.prove({
+      plain: async (ids, lengths) => {
+        const batch = { first: 0, ids: ids.map((id) => [id]), lengths, wanted: [...ids.keys()] }
+        return bestLogits(ids.length, await this.#bindModel([batch]))
+      },
+      replayed: (ids, lengths) => bestLogits(ids.length, captured.bind(ids, lengths)),
+    })
   }
 
   /**
@@ -143,13 +227,14 @@ export class Runner implements AsyncDisposable {
    */
   async widen(index: number, row: SamplingRow, known: number): Promise<Candidates> {
     const candidates = Math.min(known * CANDIDATES_FACTOR, this.#vocabSize)
-    await this.#runtime.run([await this.#bindSampling([row], index, candidates)])
+    await this.#runtime.run([await this.#bindSampling([row], this.#logitRows[index]!, candidates)])
     return this.#read(0, candidates)
   }
 
   /**
    * Makes the bindings anew: after a run that failed nobody knows which of its tensors were bound. The tensors themselves
    * stay. A run writes what it reads but for the cache, and of the cache it reads only what its own requests have written.
+   * What is captured stays as well: it was bound once, and not by the run that failed.
    *
    * @throws {OrtError} {RuntimeStoppedError} the runtime cannot do even that.
    */
@@ -167,6 +252,7 @@ export class Runner implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#disposeBindings()
+    await this.#captured?.[Symbol.asyncDispose]()
     for (const tensor of Object.values(this.#tensors)) await tensor[Symbol.asyncDispose]()
     await this.#sampling[Symbol.asyncDispose]()
     await this.#model[Symbol.asyncDispose]()
@@ -280,6 +366,16 @@ async function createTensors({ runtime, folder, slots, slotTokens, chunkTokens }
     ids: await host('i64', candidates),
     mass: await host('f32', slots),
   }
+}
+
+/** Rows that are computed for nobody. */
+const IDLE_ROW: SamplingRow = { temperature: 1, penalty: 1, edits: new Map(), candidates: 1 }
+
+/** Sampling rows as their logits lie, up to the last one. */
+function placed(rows: readonly SamplingRow[], logitRows: readonly number[]): SamplingRow[] {
+  const all = Array.from({ length: Math.max(...logitRows) + 1 }, () => IDLE_ROW)
+  for (const [index, row] of rows.entries()) all[logitRows[index]!] = row
+  return all
 }
 
 /** P for that many edits: a graph's row has at least one. */

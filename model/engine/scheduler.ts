@@ -42,6 +42,8 @@ export interface SchedulerOptions {
   readonly chunkTokens: number
   /** Idle rows between two slots that it is cheaper to compute than to begin another run for. */
   readonly maxIdleRows: number
+  /** The row counts that a decode step may have, rising up to all slots; its rows then begin with the first. By default any. */
+  readonly batchSizes?: readonly number[] | undefined
 }
 
 /**
@@ -52,6 +54,7 @@ export class Scheduler<R extends Occupant> {
   readonly slots: readonly Slot<R>[]
   readonly #chunkTokens: number
   readonly #maxIdleRows: number
+  readonly #batchSizes: readonly number[] | undefined
   #waiting: R[] = []
   /** Slots that read their prompts, in the order in which they were taken. */
   #reading: Slot<R>[] = []
@@ -63,6 +66,7 @@ export class Scheduler<R extends Occupant> {
     this.slots = Array.from({ length: options.slots }, (_, index) => new Slot<R>(index, options.slotTokens))
     this.#chunkTokens = options.chunkTokens
     this.#maxIdleRows = options.maxIdleRows
+    this.#batchSizes = options.batchSizes
   }
 
   /** Requests that no slot was free for. */
@@ -128,6 +132,10 @@ export class Scheduler<R extends Occupant> {
 
   #decode(decoding: readonly Slot<R>[]): DecodeStep<R> | undefined {
     if (decoding.length === 0) return undefined
+    if (this.#batchSizes !== undefined) {
+      const rows = this.#batchSizes.find((size) => size > decoding.at(-1)!.index)!
+      return { kind: 'decode', windows: [{ first: 0, rows, slots: decoding }] }
+    }
     const groups: Slot<R>[][] = []
     for (const slot of decoding) {
       const last = groups.at(-1)?.at(-1)

@@ -93,6 +93,7 @@ export const SIGNATURES = {
       ['graph_optimization_level', 'int'],
     ],
   },
+  DisableMemPattern: { index: 17, returns: 'status', parameters: [['options', 'pointer']] },
   SetIntraOpNumThreads: {
     index: 24,
     returns: 'status',
@@ -317,6 +318,15 @@ export const SIGNATURES = {
   // Runs
   CreateRunOptions: { index: 39, returns: 'status', parameters: [['out', 'pointer out']] },
   ReleaseRunOptions: { index: 97, returns: 'void', parameters: [['input', 'pointer']] },
+  AddRunConfigEntry: {
+    index: 165,
+    returns: 'status',
+    parameters: [
+      ['options', 'pointer'],
+      ['config_key', 'string'],
+      ['config_value', 'string'],
+    ],
+  },
   RunOptionsSetTerminate: { index: 46, returns: 'status', parameters: [['options', 'pointer']] },
   RunOptionsUnsetTerminate: { index: 47, returns: 'status', parameters: [['options', 'pointer']] },
   CreateIoBinding: {

@@ -14,8 +14,8 @@ export interface DeviceOptions {
   readonly tf32: boolean
 }
 
-/** Appends the execution provider of a device to session options. */
-export type AppendDevice = (sessionOptions: bigint) => void
+/** Appends the execution provider of a device to session options; on a GPU with graphs, where runs are to be captured. */
+export type AppendDevice = (sessionOptions: bigint, capture: boolean) => void
 
 /** cuDNN serves convolutions, which Gemma has none of, and one kind of attention on Hopper; it is often not installed. */
 const CUDNN = process.platform === 'win32' ? 'cudnn64_9.dll' : 'libcudnn.so.9'
@@ -36,7 +36,7 @@ export function chooseDevice(
     prove(cpu)
     return { device: { kind: 'cpu', id: 0 }, append: cpu }
   }
-  const cuda: AppendDevice = (sessionOptions) => appendCuda(api, sessionOptions, options)
+  const cuda: AppendDevice = (sessionOptions, capture) => appendCuda(api, sessionOptions, options, capture)
   try {
     prove(cuda)
     return { device: { kind: 'cuda', id: options.deviceId }, append: cuda }
@@ -67,18 +67,20 @@ export function cudaProviderOptions(options: DeviceOptions, hasCudnn: boolean): 
   }
 }
 
-function appendCuda(api: Api, sessionOptions: bigint, options: DeviceOptions): void {
+function appendCuda(api: Api, sessionOptions: bigint, options: DeviceOptions, capture: boolean): void {
   const handle = pointerOut((out) => api.CreateCUDAProviderOptions(out))
   try {
     // The ordinal alone first: it is checked at once, so that its error says that there is no driver, or no such GPU.
     api.UpdateCUDAProviderOptions(handle, ['device_id'], [String(options.deviceId)], 1)
     // All in one call, since each call sets every option that it does not name back to its default
     // (UpdateProviderOptions in cuda_provider_factory.cc).
-    const all = cudaProviderOptions(options, isLoadable(CUDNN))
+    const all = { ...cudaProviderOptions(options, isLoadable(CUDNN)), ...(capture ? { enable_cuda_graph: '1' } : {}) }
     api.UpdateCUDAProviderOptions(handle, Object.keys(all), Object.values(all), Object.keys(all).length)
     api.SessionOptionsAppendExecutionProvider_CUDA_V2(sessionOptions, handle)
     // Weights go to the GPU past the arena, which would otherwise keep their copies from before they were packed.
     api.AddSessionConfigEntry(sessionOptions, 'session.use_device_allocator_for_initializers', '1')
+    // A run that is captured must not allocate: with patterns, the one after the first takes its memory in another way.
+    if (capture) api.DisableMemPattern(sessionOptions)
   } finally {
     api.ReleaseCUDAProviderOptions(handle)
   }

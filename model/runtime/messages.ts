@@ -9,7 +9,7 @@ export type Id = number
 /** What the main thread asks, by kind: its question and its answer. Answered in order. */
 export interface Calls {
   openSession: {
-    question: { model: string | Uint8Array; config: Readonly<Record<string, string>> }
+    question: { model: string | Uint8Array; config: Readonly<Record<string, string>>; capture: boolean }
     answer: { id: Id; inputs: readonly TensorInfo[]; outputs: readonly TensorInfo[] }
   }
   /** Opens a model only to write down how it looks when packed. */
@@ -26,7 +26,7 @@ export interface Calls {
     answer: { id: Id }
   }
   createBinding: { question: { session: Id }; answer: { id: Id } }
-  run: { question: { bindings: readonly BindingRun[]; runOptions: bigint }; answer: undefined }
+  run: { question: { bindings: readonly BindingRun[] }; answer: undefined }
   dispose: { question: { id: Id }; answer: undefined }
   /** Frees all that is left; the thread ends after its answer. */
   close: { question: Record<never, never>; answer: undefined }
@@ -34,6 +34,8 @@ export interface Calls {
 
 export interface BindingRun {
   readonly binding: Id
+  /** OrtRunOptions *, the asker's. */
+  readonly runOptions: bigint
   readonly changes: readonly { side: 'input' | 'output'; name: string; tensor: Id }[]
 }
 

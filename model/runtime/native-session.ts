@@ -45,6 +45,7 @@ export function openSession(
     threads: number
     append: AppendDevice
     config: Readonly<Record<string, string>>
+    capture?: boolean
     save?: SaveOptions | undefined
   },
 ): NativeSession {
@@ -55,7 +56,7 @@ export function openSession(
     api.SetSessionGraphOptimizationLevel(sessionOptions, ORT_ENABLE_ALL)
     api.SetIntraOpNumThreads(sessionOptions, options.threads)
     if (options.save) setSave(api, sessionOptions, options.save)
-    options.append(sessionOptions)
+    options.append(sessionOptions, options.capture ?? false)
     for (const [key, value] of Object.entries({ ...SERVER_CONFIG, ...options.config })) {
       api.AddSessionConfigEntry(sessionOptions, key, value)
     }

@@ -12,6 +12,7 @@ import type { SharedBytes } from './native-tensor.js'
 import { discardPacked, findOrMakePacked } from './packed-cache.js'
 import type {
   Binding,
+  BindingOptions,
   Device,
   Place,
   Runtime,
@@ -61,6 +62,10 @@ export async function openRuntime(options: RuntimeOptions): Promise<Runtime> {
   return new WorkerRuntime({ worker, ready, api, threads, log: options.log })
 }
 
+// onnxruntime_run_options_config_keys.h: which captured graph a run is, and what says that it is none.
+const GRAPH_ID = 'gpu_graph_id'
+const NO_GRAPH = -1
+
 class WorkerRuntime implements Runtime {
   readonly device: Device
   readonly version: string
@@ -94,10 +99,10 @@ class WorkerRuntime implements Runtime {
     process.on('exit', this.#terminateAll)
   }
 
-  async openSession({ model, load = 'plain', config = {} }: SessionOptions): Promise<Session> {
+  async openSession({ model, load = 'plain', config = {}, capture = false }: SessionOptions): Promise<Session> {
     if (typeof model === 'string') await stat(model)
     const packable = load === 'packed' && typeof model === 'string' && this.device.kind === 'cpu'
-    return packable ? this.#openPacked(resolve(model), config) : this.#open(model, config)
+    return packable ? this.#openPacked(resolve(model), config) : this.#open(model, config, capture)
   }
 
   async #openPacked(model: string, config: Readonly<Record<string, string>>): Promise<Session> {
@@ -124,9 +129,9 @@ class WorkerRuntime implements Runtime {
     }
   }
 
-  async #open(model: string | Uint8Array, config: Readonly<Record<string, string>>): Promise<Session> {
-    const { id, inputs, outputs } = await this.#call('openSession', { model, config })
-    return new RemoteSession(this.#call, id, inputs, outputs)
+  async #open(model: string | Uint8Array, config: Readonly<Record<string, string>>, capture = false): Promise<Session> {
+    const { id, inputs, outputs } = await this.#call('openSession', { model, config, capture })
+    return new RemoteSession(this.#call, { id, inputs, outputs, captures: capture && this.device.kind === 'cuda' })
   }
 
   async createTensor(options: { type: TensorType; shape: readonly number[]; place: Place }): Promise<Tensor> {
@@ -138,10 +143,13 @@ class WorkerRuntime implements Runtime {
     return new RemoteTensor(this.#call, { id, type, shape, place, byteLength, shared })
   }
 
-  async createBinding(session: Session): Promise<Binding> {
+  async createBinding(session: Session, { graph }: BindingOptions = {}): Promise<Binding> {
+    if (graph !== undefined && !(Number.isInteger(graph) && graph >= 1)) {
+      throw new RangeError(`graph is ${graph}; it must be an integer from 1 on.`)
+    }
     const remote = this.#own(session, RemoteSession, 'session')
     const { id } = await this.#call('createBinding', { session: remote.id })
-    return new RemoteBinding(this.#call, id, remote)
+    return new RemoteBinding(this.#call, id, remote, graph)
   }
 
   async run(bindings: readonly Binding[], signal?: AbortSignal): Promise<void> {
@@ -150,20 +158,30 @@ class WorkerRuntime implements Runtime {
     for (const remote of remotes) remote.assertRunnable()
 
     // One of its own for each run: a terminate flag that comes late then meets no other run.
-    const runOptions = pointerOut((out) => this.#api.CreateRunOptions(out))
-    this.#runs.add(runOptions)
-    const terminate = () => this.#api.RunOptionsSetTerminate(runOptions)
+    const runs = remotes.map((remote) => this.#createRunOptions(remote))
+    for (const run of runs) this.#runs.add(run)
+    const terminate = () => {
+      for (const run of runs) this.#api.RunOptionsSetTerminate(run)
+    }
     signal?.addEventListener('abort', terminate, { once: true })
     try {
-      await this.#call('run', { bindings: remotes.map((remote) => remote.takeChanges()), runOptions })
+      await this.#call('run', { bindings: remotes.map((remote, index) => remote.takeChanges(runs[index]!)) })
     } catch (error) {
       if (error instanceof OrtError && (signal?.aborted || this.#closing)) throw new RunCanceledError()
       throw error
     } finally {
       signal?.removeEventListener('abort', terminate)
-      this.#runs.delete(runOptions)
-      this.#api.ReleaseRunOptions(runOptions)
+      for (const run of runs) {
+        this.#runs.delete(run)
+        this.#api.ReleaseRunOptions(run)
+      }
     }
+  }
+
+  #createRunOptions(binding: RemoteBinding): bigint {
+    const runOptions = pointerOut((out) => this.#api.CreateRunOptions(out))
+    if (binding.captures) this.#api.AddRunConfigEntry(runOptions, GRAPH_ID, String(binding.graph ?? NO_GRAPH))
+    return runOptions
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -219,12 +237,18 @@ abstract class Remote implements AsyncDisposable {
 class RemoteSession extends Remote implements Session {
   readonly inputs: readonly TensorInfo[]
   readonly outputs: readonly TensorInfo[]
+  /** Each of its runs has to say which graph it is. */
+  readonly captures: boolean
   protected readonly what = 'session'
 
-  constructor(call: Call, id: Id, inputs: readonly TensorInfo[], outputs: readonly TensorInfo[]) {
-    super(call, id)
-    this.inputs = inputs
-    this.outputs = outputs
+  constructor(
+    call: Call,
+    parts: { id: Id; inputs: readonly TensorInfo[]; outputs: readonly TensorInfo[]; captures: boolean },
+  ) {
+    super(call, parts.id)
+    this.inputs = parts.inputs
+    this.outputs = parts.outputs
+    this.captures = parts.captures
   }
 }
 
@@ -280,13 +304,19 @@ class RemoteTensor extends Remote implements Tensor {
 }
 
 class RemoteBinding extends Remote implements Binding {
+  readonly graph: number | undefined
   protected readonly what = 'binding'
   readonly #session: RemoteSession
   #changes: { side: 'input' | 'output'; name: string; tensor: RemoteTensor }[] = []
 
-  constructor(call: Call, id: Id, session: RemoteSession) {
+  constructor(call: Call, id: Id, session: RemoteSession, graph: number | undefined) {
     super(call, id)
     this.#session = session
+    this.graph = graph
+  }
+
+  get captures(): boolean {
+    return this.#session.captures
   }
 
   bindInput(name: string, tensor: Tensor): void {
@@ -310,10 +340,10 @@ class RemoteBinding extends Remote implements Binding {
   }
 
   /** What was bound since the last run; from now on it is the worker's. */
-  takeChanges(): BindingRun {
+  takeChanges(runOptions: bigint): BindingRun {
     const changes = this.#changes.map(({ side, name, tensor }) => ({ side, name, tensor: tensor.id }))
     this.#changes = []
-    return { binding: this.id, changes }
+    return { binding: this.id, runOptions, changes }
   }
 
   #bind(side: 'input' | 'output', name: string, tensor: Tensor): void {

@@ -65,6 +65,19 @@ export interface SessionOptions {
   readonly load?: 'packed' | 'plain'
   /** Session config entries beyond those that the runtime sets itself. */
   readonly config?: Readonly<Record<string, string>>
+  /**
+   * On CUDA: a binding that names a graph is captured at one of its first runs, and replayed from then on. Needs a graph
+   * whose every node runs there, or opening fails. Nothing is captured on the CPU.
+   */
+  readonly capture?: boolean
+}
+
+export interface BindingOptions {
+  /**
+   * The number, from 1, under which a session that captures keeps this binding's work. A replay repeats what was captured:
+   * the same shapes, the same memory, and the values that host tensors had then. So all that varies lies on the device.
+   */
+  readonly graph?: number
 }
 
 /** Where the runtime says what an operator should know. A pino logger is one. */
@@ -82,7 +95,7 @@ export interface Runtime extends AsyncDisposable {
   openSession(options: SessionOptions): Promise<Session>
   /** Zeroed memory of the given shape. @throws {OutOfMemoryError} there is no such memory. */
   createTensor(options: { type: TensorType; shape: readonly number[]; place: Place }): Promise<Tensor>
-  createBinding(session: Session): Promise<Binding>
+  createBinding(session: Session, options?: BindingOptions): Promise<Binding>
   /**
    * Runs bindings one after another on the worker thread, as one message there and one back.
    * @param signal  ends the run in flight (RunOptionsSetTerminate) and skips the bindings behind it.

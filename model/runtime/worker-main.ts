@@ -76,12 +76,13 @@ class Host {
     }
   }
 
-  #openSession({ model, config }: Calls['openSession']['question']): Calls['openSession']['answer'] {
+  #openSession({ model, config, capture }: Calls['openSession']['question']): Calls['openSession']['answer'] {
     const session = openSession(this.#api, this.#environment, {
       model,
       threads: this.#threads,
       append: this.#append,
       config,
+      capture,
     })
     const id = this.#keep(this.#sessions, session)
     return { id, inputs: session.inputs, outputs: session.outputs }
@@ -127,8 +128,8 @@ class Host {
     return { id: this.#keep(this.#bindings, new NativeBinding(this.#api, need(this.#sessions, session))) }
   }
 
-  #run({ bindings, runOptions }: Calls['run']['question']): undefined {
-    for (const { binding, changes } of bindings) {
+  #run({ bindings }: Calls['run']['question']): undefined {
+    for (const { binding, changes, runOptions } of bindings) {
       const native = changes.map((change) => ({ ...change, tensor: need(this.#tensors, change.tensor) }))
       need(this.#bindings, binding).run(native, runOptions)
     }

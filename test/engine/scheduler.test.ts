@@ -191,6 +191,41 @@ t.test('rows that are far apart are two batches, and one where the idle rows bet
   }
 })
 
+t.test('where only some row counts can be run, a step has the next larger one, from the first row on', async (t) => {
+  const scheduler = new Scheduler<Job>({
+    ...{ slots: 5, slotTokens: 16, chunkTokens: 8 },
+    maxIdleRows: 0,
+    batchSizes: [1, 2, 4, 5],
+  })
+  const jobs = [0, 1, 2, 3, 4].map((name) => ({ name, promptTokens: 2, newTokens: 9 }))
+  for (const job of jobs) scheduler.add(job)
+  const decodeStep = () => {
+    for (;;) {
+      const step = scheduler.next()!
+      scheduler.advance(step)
+      if (step.kind === 'decode' && scheduler.slots.every(({ state }) => state !== 'prefill')) return step
+    }
+  }
+  for (const [left, rows] of [
+    [undefined, 5],
+    [4, 4],
+    [2, 4],
+    [3, 2],
+    [0, 2],
+  ] as const) {
+    if (left !== undefined) scheduler.remove(jobs[left]!)
+    const { windows } = decodeStep()
+    t.same(
+      windows.map((window) => [window.first, window.rows]),
+      [[0, rows]],
+    )
+    t.same(
+      windows[0]!.slots.map(({ index }) => index),
+      scheduler.slots.filter(({ state }) => state === 'decode').map(({ index }) => index),
+    )
+  }
+})
+
 t.test('chunks of one are refused', async (t) => {
   t.throws(() => new Scheduler<Job>({ slots: 1, slotTokens: 8, chunkTokens: 2, maxIdleRows: 0 }), /3 or more/)
 })

@@ -11,7 +11,7 @@ export function wrapRuntime(runtime: Runtime, around: (run: Run) => Run): Runtim
     threads: runtime.threads,
     openSession: (options) => runtime.openSession(options),
     createTensor: (options) => runtime.createTensor(options),
-    createBinding: (session) => runtime.createBinding(session),
+    createBinding: (session, options) => runtime.createBinding(session, options),
     run: (bindings, signal) => run(bindings, signal),
     [Symbol.asyncDispose]: () => runtime[Symbol.asyncDispose](),
   }

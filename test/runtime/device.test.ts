@@ -31,7 +31,7 @@ function recordingApi(refuse: (call: string, values: readonly unknown[]) => bool
 
 t.test('CUDA options are checked by the device first, and then set in one call', async (t) => {
   const { api, calls } = recordingApi()
-  const { device } = chooseDevice(api, OPTIONS, (append) => append(5n))
+  const { device } = chooseDevice(api, OPTIONS, (append) => append(5n, false))
   t.same(device, { kind: 'cuda', id: 1 })
   const all = {
     device_id: '1',
@@ -50,6 +50,18 @@ t.test('CUDA options are checked by the device first, and then set in one call',
   ])
 })
 
+t.test('a session that captures asks for graphs, and for memory that its runs do not allocate anew', async (t) => {
+  const { api, calls } = recordingApi()
+  chooseDevice(api, OPTIONS, (append) => append(5n, true))
+  const update = calls.filter(([name]) => name === 'UpdateCUDAProviderOptions').at(-1)!
+  const names = update[2] as string[]
+  t.equal((update[3] as string[])[names.indexOf('enable_cuda_graph')], '1')
+  t.same(calls.slice(-2), [
+    ['DisableMemPattern', 5n],
+    ['ReleaseCUDAProviderOptions', 77n],
+  ])
+})
+
 t.test('no memory limit is no option, and cuDNN is used where it is installed', async (t) => {
   t.same(cudaProviderOptions({ device: 'cuda', deviceId: 0, tf32: true }, true), {
     device_id: '0',
@@ -63,7 +75,7 @@ t.test('a GPU that refuses is given up for the CPU, with the reason in plain wor
   const { api, calls } = recordingApi((call) => call === 'UpdateCUDAProviderOptions')
   const proven: AppendDevice[] = []
   const { device } = chooseDevice(api, OPTIONS, (append) => {
-    append(5n)
+    append(5n, false)
     proven.push(append)
   })
   t.same(device, { kind: 'cpu', id: 0, fallbackReason: 'CUDA device 1 cannot be used: CUDA failure 35: no driver.' })

@@ -26,7 +26,7 @@ async function node(...args: string[]) {
 
 t.test('when the thread ends, open and later questions fail with its reason, and closing is at peace', async (t) => {
   const { worker } = await RuntimeWorker.start(OPTIONS, fixture('dying-worker'))
-  const questions = [worker.call('run', { bindings: [], runOptions: 0n }), worker.call('dispose', { id: 1 })]
+  const questions = [worker.call('run', { bindings: [] }), worker.call('dispose', { id: 1 })]
   for (const question of questions) {
     await t.rejects(question, { name: 'RuntimeStoppedError', message: /exit code 3/ })
   }
