@@ -39,12 +39,12 @@ export function serveCommand(environment: NodeJS.ProcessEnv): Command {
           const { parseModelSettings } = await import('../model/settings.js')
           parseModelSettings(environment)
         },
-        createLog: async (level) => {
+        createLog: async (options) => {
           const [{ createLogger }, { createProgress }] = await Promise.all([
-            import('./logger.js'),
+            import('../server/logger.js'),
             import('./progress.js'),
           ])
-          const log = createLogger(level, process.stdout)
+          const log = await createLogger({ ...options, stream: process.stdout })
           progress = createProgress({ stream: process.stderr, log: (line) => log.info(line) })
           return log
         },

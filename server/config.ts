@@ -4,6 +4,7 @@ import { parse } from 'yaml'
 import { z } from 'zod'
 import { PRICES } from './cost.js'
 import { HTTP_LIMITS } from './limits.js'
+import type { LoggerOptions } from './logger.js'
 import type { FileLimits } from './run-files.js'
 
 /** A variable, or a field of cog.yaml, has a value outside its range. Whoever starts the server ends with exit code 2. */
@@ -26,7 +27,11 @@ function numeric<Schema extends z.ZodType>(schema: Schema) {
   )
 }
 
+const REFERENCE = /^([^:]+\.[cm]?[jt]s):([A-Za-z_$][\w$]*)$/
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+
+/** How many predictions may run at once. */
+const MOST_CONCURRENT = 4096
 
 /** The server's settings: what each means, its default and its range. `.shape` feeds docs/configuration.md. */
 export const serverSettings = z.object({
@@ -51,9 +56,36 @@ export const serverSettings = z.object({
     .meta({ range: 'a number from 0 to 1' }),
   LOG_LEVEL: z
     .enum(LOG_LEVELS)
-    .default('info')
+    .optional()
     .describe("Least severe level that is logged. No level logs a prompt's or an answer's text")
-    .meta({ range: `one of ${LOG_LEVELS.join(', ')}` }),
+    .meta({ range: `one of ${LOG_LEVELS.join(', ')}`, shownDefault: 'that of `COG_LOG_LEVEL`' }),
+  COG_LOG_LEVEL: z
+    .preprocess(
+      (text) => (typeof text === 'string' ? text.toLowerCase() : text),
+      z.enum(['debug', 'info', 'warn', 'warning', 'error']),
+    )
+    .default('info')
+    .describe("The same by Cog's name; `LOG_LEVEL` goes before it")
+    .meta({ range: 'one of debug, info, warn, warning, error' }),
+  LOG_FORMAT: z
+    .string()
+    .transform((text) => (text === 'console' ? 'console' : 'json'))
+    .optional()
+    .describe('Readable lines, or one JSON object a line')
+    .meta({
+      range: '`console`; any other text, as in Cog, is `json`',
+      shownDefault: '`console` on a terminal, else `json`',
+    }),
+  COG_PREDICT_TYPE_STUB: z
+    .string()
+    .regex(REFERENCE)
+    .optional()
+    .describe('The Predictor to serve in place of that of cog.yaml, from whose folder the file is named')
+    .meta({ range: 'file.ts:Name', shownDefault: '`predict` of cog.yaml' }),
+  COG_MAX_CONCURRENCY: numeric(z.int().min(1).max(MOST_CONCURRENT))
+    .optional()
+    .describe('How many predictions run at once, in place of `concurrency.max` of cog.yaml; any other text counts as 1')
+    .meta({ range: `a whole number from 1 to ${MOST_CONCURRENT}`, shownDefault: '`concurrency.max` of cog.yaml' }),
   QUEUE: numeric(z.int().min(0).max(100_000))
     .default(0)
     .describe('How many predictions may wait for a free slot; 0 refuses them at once with 409, as Cog does')
@@ -151,19 +183,46 @@ export const serverSettings = z.object({
 
 export type ServerSettings = z.output<typeof serverSettings>
 
+/** What a bad text in a variable of Cog's own counts as: Cog starts with it, so that its containers must start here, too. */
+const COG_FALLBACKS: ReadonlyMap<keyof ServerSettings, string | undefined> = new Map([
+  ['COG_LOG_LEVEL', undefined],
+  ['COG_MAX_CONCURRENCY', '1'],
+  ['COG_THROTTLE_RESPONSE_INTERVAL', undefined],
+])
+
 /**
  * Reads the server's settings from the environment. An empty variable counts as unset.
  *
- * @throws {SettingError} naming variable, value and legal range of the first bad one.
+ * @param onFallback is told, in a line for the log, of each bad text that counts as something else, as in Cog.
+ * @throws {SettingError} naming variable, value and legal range of the first bad one of all others.
  */
-export function parseServerSettings(env: Readonly<Record<string, string | undefined>>): ServerSettings {
+export function parseServerSettings(
+  env: Readonly<Record<string, string | undefined>>,
+  onFallback: (note: string) => void = () => {},
+): ServerSettings {
   const known = Object.keys(serverSettings.shape)
   const given = Object.fromEntries(known.filter((name) => env[name]).map((name) => [name, env[name]]))
+  for (const [name, fallback] of COG_FALLBACKS) {
+    const schema = serverSettings.shape[name]
+    if (schema.safeParse(given[name]).success) continue
+    onFallback(
+      `${name} is ${JSON.stringify(given[name])}, but should be ${schema.meta()?.range}. It counts as ${fallback ?? 'not set'}, as in Cog.`,
+    )
+    given[name] = fallback
+  }
   const parsed = serverSettings.safeParse(given)
   if (parsed.success) return parsed.data
   const name = String(parsed.error.issues[0]!.path[0]) as keyof typeof serverSettings.shape
   const range = serverSettings.shape[name].meta()?.range
   throw new SettingError(name, `${name} is ${JSON.stringify(env[name])}, but must be ${range}.`)
+}
+
+/** What to log and how; `LOG_LEVEL` goes before Cog's name for it. */
+export function logOptionsOf(
+  settings: Pick<ServerSettings, 'LOG_LEVEL' | 'COG_LOG_LEVEL' | 'LOG_FORMAT'>,
+): Pick<LoggerOptions, 'level' | 'format'> {
+  const { LOG_LEVEL, COG_LOG_LEVEL, LOG_FORMAT } = settings
+  return { level: LOG_LEVEL ?? (COG_LOG_LEVEL === 'warning' ? 'warn' : COG_LOG_LEVEL), format: LOG_FORMAT }
 }
 
 /** Dollars per second of the machine that the settings name. */
@@ -182,14 +241,12 @@ export function fileLimitsOf(settings: ServerSettings): FileLimits {
   }
 }
 
-const REFERENCE = /^([^:]+\.[cm]?[jt]s):([A-Za-z_$][\w$]*)$/
-
 /** The part of Cog's cog.yaml that concerns a server; the rest (`build`, `image`) concerns images. */
 export const cogYaml = z
   .looseObject({
     predict: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
     run: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
-    concurrency: z.looseObject({ max: z.int().min(1).max(4096).default(1) }).default({ max: 1 }),
+    concurrency: z.looseObject({ max: z.int().min(1).max(MOST_CONCURRENT).default(1) }).default({ max: 1 }),
   })
   .refine((yaml) => yaml.predict ?? yaml.run, 'must name the Predictor: predict: "predict.ts:Predictor"')
 
@@ -207,17 +264,25 @@ export interface CogConfig {
  * then beside cog.yaml.
  *
  * @param path of cog.yaml.
+ * @param settings what stands in place of its fields.
  * @throws {SettingError} naming file, field and what is wanted.
  */
-export function readCogYaml(path: string): CogConfig {
+export function readCogYaml(
+  path: string,
+  settings: Partial<Pick<ServerSettings, 'COG_PREDICT_TYPE_STUB' | 'COG_MAX_CONCURRENCY'>> = {},
+): CogConfig {
   const parsed = cogYaml.safeParse(readYaml(path))
   if (!parsed.success) {
     const { path: field, message } = parsed.error.issues[0]!
     throw new SettingError(path, `${path}: ${[field.join('.'), message].filter((part) => part !== '').join(': ')}`)
   }
   const { predict, run, concurrency } = parsed.data
-  const [, file, name] = REFERENCE.exec((run ?? predict)!)!
-  return { file: moduleFile(path, file!), name: name!, concurrency: concurrency.max }
+  const [, file, name] = REFERENCE.exec((settings.COG_PREDICT_TYPE_STUB ?? run ?? predict)!)!
+  return {
+    file: moduleFile(path, file!, settings.COG_PREDICT_TYPE_STUB === undefined ? path : 'COG_PREDICT_TYPE_STUB'),
+    name: name!,
+    concurrency: settings.COG_MAX_CONCURRENCY ?? concurrency.max,
+  }
 }
 
 function readYaml(path: string): unknown {
@@ -229,7 +294,7 @@ function readYaml(path: string): unknown {
   }
 }
 
-function moduleFile(cogFile: string, reference: string): string {
+function moduleFile(cogFile: string, reference: string, namedBy: string): string {
   const folder = dirname(resolve(cogFile))
   const compiled = `${reference.slice(0, -extname(reference).length)}.js`
   const candidates =
@@ -238,7 +303,7 @@ function moduleFile(cogFile: string, reference: string): string {
       : [resolve(folder, 'dist', compiled), resolve(folder, compiled)]
   const found = candidates.find((file) => existsSync(file))
   if (found === undefined) {
-    throw new SettingError(cogFile, `${cogFile} names ${reference}, but there is no ${candidates.join(' and no ')}.`)
+    throw new SettingError(namedBy, `${namedBy} names ${reference}, but there is no ${candidates.join(' and no ')}.`)
   }
   return found
 }

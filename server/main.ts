@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import type { ServerSettings } from './config.js'
+import type { LoggerOptions } from './logger.js'
 import type { SetupProgress } from './predictor.js'
 import type { Schedule, Service } from './service.js'
 import { WorkerProcess } from './worker.js'
@@ -15,8 +16,8 @@ export interface StartOptions {
   readonly cogFile?: string
   /** What else must hold before anything starts; it runs while the worker's process comes up. To throw refuses the start. */
   readonly check?: () => Promise<void>
-  /** Makes the logger for LOG_LEVEL. Default: JSON lines on stdout. */
-  readonly createLog?: (level: string) => Logger | Promise<Logger>
+  /** Makes the logger. Default: one that writes to stdout. */
+  readonly createLog?: (options: Pick<LoggerOptions, 'level' | 'format'>) => Logger | Promise<Logger>
   /** Reports of a long setup. */
   readonly onProgress?: (report: SetupProgress) => void
 }
@@ -89,17 +90,17 @@ interface ServiceParts {
 }
 
 async function createService(worker: WorkerProcess, options: StartOptions): Promise<ServiceParts> {
-  const [{ fileLimitsOf, parseServerSettings, priceOf, readCogYaml }, { Service }, { pino }] = await Promise.all([
-    import('./config.js'),
-    import('./service.js'),
-    import('pino'),
-  ])
-  const settings = parseServerSettings(options.env)
+  const [{ fileLimitsOf, logOptionsOf, parseServerSettings, priceOf, readCogYaml }, { Service }, { createLogger }] =
+    await Promise.all([import('./config.js'), import('./service.js'), import('./logger.js')])
+  const notes: string[] = []
+  const settings = parseServerSettings(options.env, (note) => notes.push(note))
   await options.check?.()
-  const log = (await options.createLog?.(settings.LOG_LEVEL)) ?? pino({ level: settings.LOG_LEVEL })
+  const createLog = options.createLog ?? ((wanted) => createLogger({ ...wanted, stream: process.stdout }))
+  const log = await createLog(logOptionsOf(settings))
+  for (const note of notes) log.warn(note)
   const service = new Service({
     worker,
-    predictor: { ...readCogYaml(options.cogFile ?? packageCogFile()), files: fileLimitsOf(settings) },
+    predictor: { ...readCogYaml(options.cogFile ?? packageCogFile(), settings), files: fileLimitsOf(settings) },
     dollarsPerSecond: priceOf(settings),
     log,
     schedule,

@@ -1,7 +1,14 @@
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { fileLimitsOf, parseServerSettings, priceOf, readCogYaml, serverSettings } from '../../server/config.js'
+import {
+  fileLimitsOf,
+  logOptionsOf,
+  parseServerSettings,
+  priceOf,
+  readCogYaml,
+  serverSettings,
+} from '../../server/config.js'
 import { costOf, PRICES } from '../../server/cost.js'
 
 t.test('without variables the defaults hold, and an empty variable is none', async (t) => {
@@ -9,7 +16,7 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     PORT: 5000,
     HOST: '127.0.0.1',
     HARDWARE: 'cpu',
-    LOG_LEVEL: 'info',
+    COG_LOG_LEVEL: 'info',
     QUEUE: 0,
     KEEP_SECONDS: 0,
     RESUME_SECONDS: 0,
@@ -27,7 +34,7 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     COG_THROTTLE_RESPONSE_INTERVAL: 0.5,
   }
   t.strictSame(parseServerSettings({}), defaults)
-  t.strictSame(parseServerSettings({ PORT: '', HARDWARE_PRICE: '', UNKNOWN: 'x' }), defaults)
+  t.strictSame(parseServerSettings({ PORT: '', HARDWARE_PRICE: '', COG_MAX_CONCURRENCY: '', UNKNOWN: 'x' }), defaults)
 })
 
 t.test('variables are read as what they are', async (t) => {
@@ -54,15 +61,63 @@ t.test('a bad setting is named with its value and its range', async (t) => {
     ['AWAIT_EXPLICIT_SHUTDOWN', 'yes', 'AWAIT_EXPLICIT_SHUTDOWN is "yes", but must be true or false.'],
     ['WEBHOOK_REACH', 'all', 'WEBHOOK_REACH is "all", but must be public or any.'],
     [
-      'COG_THROTTLE_RESPONSE_INTERVAL',
-      '-1',
-      'COG_THROTTLE_RESPONSE_INTERVAL is "-1", but must be a number from 0 to 3600.',
+      'COG_PREDICT_TYPE_STUB',
+      'predict.py:Predictor',
+      'COG_PREDICT_TYPE_STUB is "predict.py:Predictor", but must be file.ts:Name.',
     ],
     ['DRAIN_SECONDS', '1h', 'DRAIN_SECONDS is "1h", but must be a number from 0 to 3600.'],
   ]
   for (const [setting, value, message] of bad) {
     t.throws(() => parseServerSettings({ [setting]: value }), { name: 'SettingError', setting, message })
   }
+})
+
+t.test("a bad text in a variable of Cog's own counts as something else, as in Cog, and is told", async (t) => {
+  const settings = (env: Record<string, string>) => {
+    const notes: string[] = []
+    return { ...parseServerSettings(env, (note) => notes.push(note)), notes }
+  }
+  for (const value of ['0', '-1', 'four', '2.5', '1e9', ' ']) {
+    t.match(settings({ COG_MAX_CONCURRENCY: value }), {
+      COG_MAX_CONCURRENCY: 1,
+      notes: [
+        `COG_MAX_CONCURRENCY is ${JSON.stringify(value)}, but should be a whole number from 1 to 4096. It counts as 1, as in Cog.`,
+      ],
+    })
+  }
+  t.match(settings({ COG_MAX_CONCURRENCY: '64' }), { COG_MAX_CONCURRENCY: 64, notes: [] })
+  t.match(settings({ COG_LOG_LEVEL: 'loud', COG_THROTTLE_RESPONSE_INTERVAL: '-1' }), {
+    COG_LOG_LEVEL: 'info',
+    COG_THROTTLE_RESPONSE_INTERVAL: 0.5,
+    notes: [
+      'COG_LOG_LEVEL is "loud", but should be one of debug, info, warn, warning, error. It counts as not set, as in Cog.',
+      'COG_THROTTLE_RESPONSE_INTERVAL is "-1", but should be a number from 0 to 3600. It counts as not set, as in Cog.',
+    ],
+  })
+})
+
+t.test("the log's level has Cog's name, too, and its format is console or JSON", async (t) => {
+  const options = (env: Record<string, string>) => logOptionsOf(parseServerSettings(env))
+  t.strictSame(options({}), { level: 'info', format: undefined })
+  t.strictSame(options({ COG_LOG_LEVEL: 'WARNING', LOG_FORMAT: 'console' }), { level: 'warn', format: 'console' })
+  t.strictSame(options({ COG_LOG_LEVEL: 'debug', LOG_LEVEL: 'silent' }), { level: 'silent', format: undefined })
+  t.strictSame(options({ LOG_FORMAT: 'structured' }), { level: 'info', format: 'json' })
+})
+
+t.test('variables stand in place of fields of cog.yaml', async (t) => {
+  const folder = t.testdir({ 'a.ts': '', 'b.ts': '', 'cog.yaml': 'predict: a.ts:A\nconcurrency: {max: 4}\n' })
+  const path = join(folder, 'cog.yaml')
+  const of = (env: Record<string, string>) => readCogYaml(path, parseServerSettings(env))
+  t.strictSame(of({}), { file: join(folder, 'a.ts'), name: 'A', concurrency: 4 })
+  t.strictSame(of({ COG_MAX_CONCURRENCY: '2', COG_PREDICT_TYPE_STUB: 'b.ts:B' }), {
+    file: join(folder, 'b.ts'),
+    name: 'B',
+    concurrency: 2,
+  })
+  t.throws(() => of({ COG_PREDICT_TYPE_STUB: 'c.ts:C' }), {
+    name: 'SettingError',
+    message: /^COG_PREDICT_TYPE_STUB names c.ts, but there is no /,
+  })
 })
 
 t.test('every setting says what it means and what it may be', async (t) => {
