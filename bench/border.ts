@@ -80,7 +80,6 @@ async function measure(service: Service, { atOnce, chunks }: { atOnce: number; c
         id: undefined,
         input: { prompt: 'a b c', n: chunks },
         context: {},
-        signal: new AbortController().signal,
       })
       await prediction.ended
       if (prediction.status !== 'succeeded') throw new Error(`a prediction ${prediction.status}`)

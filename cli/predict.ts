@@ -33,9 +33,8 @@ export function predictCommand(environment: NodeJS.ProcessEnv): Command {
         id: undefined,
         input,
         context: {},
-        signal: terminal.interrupted,
+        onAdmit: (admitted) => terminal.interrupted.addEventListener('abort', () => service.cancel(admitted)),
       })
-      terminal.interrupted.addEventListener('abort', () => service.cancel(prediction))
       const show = (event: { name: string; data: object }) => {
         if (event.name === 'output' && 'chunk' in event.data) process.stdout.write(String(event.data.chunk))
       }

@@ -88,7 +88,6 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     const cancelAfterMs = readCancelAfter(request.headers)
     // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
-    const left = leaving(reply)
     const webhook = envelope.webhook && { ...envelope.webhook, trace: traceOf(request.headers) }
     let isFollowed = false
     const follow = (prediction: Prediction) => {
@@ -96,12 +95,12 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
       isFollowed = true
     }
     if (mode === 'stream') {
-      // Until it is followed; from then on its readers are counted.
-      const unread = new AbortController()
       let followed = false
-      left.addEventListener('abort', () => {
-        if (!followed) unread.abort()
-      })
+      // Until it is followed; from then on its readers are counted.
+      const onAdmit = (prediction: Prediction) =>
+        onLeave(reply, () => {
+          if (!followed) service.cancel(prediction)
+        })
       // One that has to wait is followed from then on, for its reader's patience; else from its acceptance.
       const read = (prediction: Prediction) => {
         if (!followed) readers.start(reply, prediction)
@@ -112,7 +111,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
         read(prediction)
       }
       try {
-        await service.create({ ...envelope, cancelAfterMs, signal: unread.signal, onAccept, onQueue: read })
+        await service.create({ ...envelope, cancelAfterMs, onAdmit, onAccept, onQueue: read })
       } catch (error) {
         // Refused by the Predictor's own check after it waited: its stream has told so.
         if (!followed) throw error
@@ -127,18 +126,15 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
           resolve(prediction)
         }
         // Not tied to this connection: whoever asked may be gone before the answer.
-        const request = { ...envelope, cancelAfterMs, signal: NEVER, onAccept: follow, onQueue }
+        const request = { ...envelope, cancelAfterMs, onAccept: follow, onQueue }
         service.create(request).then(resolve, reject)
       })
       // As Cog does, also when it has started by now.
       return sendJson(reply.code(202), { id, status: 'starting' })
     }
-    const prediction = await service.create({ ...envelope, cancelAfterMs, signal: left, onAccept: follow })
-    const cancel = () => service.cancel(prediction)
-    if (left.aborted) cancel()
-    left.addEventListener('abort', cancel, { once: true })
+    const onAdmit = (prediction: Prediction) => onLeave(reply, () => service.cancel(prediction))
+    const prediction = await service.create({ ...envelope, cancelAfterMs, onAdmit, onAccept: follow })
     await prediction.ended
-    left.removeEventListener('abort', cancel)
     return sendJson(reply, prediction.answer())
   }
 
@@ -228,15 +224,14 @@ function partsOf(header: string | string[] | undefined): string[] {
     .map((part) => part.trim().split(';')[0]!)
 }
 
-const NEVER = new AbortController().signal
-
-/** Fires when the client is gone before its answer was written. */
-function leaving(reply: FastifyReply): AbortSignal {
-  const left = new AbortController()
-  reply.raw.once('close', () => {
-    if (!reply.raw.writableEnded) left.abort()
-  })
-  return left.signal
+/** Calls `action` once when the client is gone before its answer was written; at once if it is gone already. */
+function onLeave(reply: FastifyReply, action: () => void): void {
+  if (reply.raw.destroyed) action()
+  else {
+    reply.raw.once('close', () => {
+      if (!reply.raw.writableEnded) action()
+    })
+  }
 }
 
 /** The W3C trace headers, which webhooks carry on. */

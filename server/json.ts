@@ -107,18 +107,24 @@ function isDeeperThan(value: unknown, limit: number): boolean {
  * @param value plain JSON; a non-finite number becomes null.
  */
 export function stringifySorted(value: unknown): string {
-  return JSON.stringify(value, (_key, item: unknown) => (isPlainObject(item) ? sorted(item) : item))
+  return JSON.stringify(sorted(value))
 }
 
-function sorted(item: Record<string, unknown>): Record<string, unknown> {
-  const keys = Object.keys(item)
-  if (keys.every((key, i) => i === 0 || keys[i - 1]! < key)) return item
+/** The value itself where all is in order, which it mostly is, so that JSON.stringify can go its fast way. */
+function sorted(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null) return value
+  if (Array.isArray(value)) {
+    const items = value.map(sorted)
+    return items.every((item, i) => item === value[i]) ? value : items
+  }
+  const object = value as Readonly<Record<string, unknown>>
+  const keys = Object.keys(object)
+  const items = keys.map((key) => sorted(object[key]))
+  if (keys.every((key, i) => items[i] === object[key] && (i === 0 || keys[i - 1]! < key))) return value
   // Without a prototype, a key named __proto__ is a key like any other.
   const copy: Record<string, unknown> = Object.create(null)
-  for (const key of keys.sort()) copy[key] = item[key]
+  for (const [key, item] of keys.map((key, i) => [key, items[i]] as const).sort(([a], [b]) => (a < b ? -1 : 1))) {
+    copy[key] = item
+  }
   return copy
-}
-
-function isPlainObject(item: unknown): item is Record<string, unknown> {
-  return typeof item === 'object' && item !== null && !Array.isArray(item)
 }

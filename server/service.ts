@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import type { Logger } from 'pino'
 import { fill, PREDICTION_ERRORS, ServerError } from './errors.js'
 import { FinishedPredictions } from './finished.js'
@@ -12,6 +11,7 @@ import type {
   WorkerEvent,
 } from './messages.js'
 import { Prediction } from './prediction.js'
+import { newId } from './prediction-id.js'
 import type { SetupProgress } from './predictor.js'
 import { Queue } from './queue.js'
 import { checkInput, withoutSecrets } from './validation.js'
@@ -60,8 +60,8 @@ export interface NewPrediction {
   readonly context: Readonly<Record<string, string>>
   /** Milliseconds from now after which it is canceled, whether it waits or runs. */
   readonly cancelAfterMs?: number | undefined
-  /** Fires when the client is gone; counts until the prediction is accepted. */
-  readonly signal: AbortSignal
+  /** Called at once when it is let in, before it runs or waits: who may have to cancel it at any time gets it here. */
+  readonly onAdmit?: (prediction: Prediction) => void
   /**
    * Called when the worker has accepted the prediction, before anything happens to it: who subscribes here misses no
    * event. (The worker may report acceptance and all output in one message, more than the history keeps.)
@@ -284,34 +284,25 @@ export class Service {
       queue: this.#queue.limit > 0,
       now: this.#options.now,
     })
-    const cancel = () => this.cancel(prediction)
     return new Promise((resolve, reject) => {
-      let settled = false
-      /** True for the first call only. */
-      const settle = () => {
-        if (settled) return false
-        settled = true
-        request.signal.removeEventListener('abort', cancel)
-        return true
-      }
+      let accepted = false
       const run: Run = {
         prediction,
         request,
         input,
         accept: () => {
-          if (!settle()) return
+          if (accepted) return
+          accepted = true
           request.onAccept?.(prediction)
           resolve(prediction)
         },
-        refuse: (error) => {
-          if (settle()) reject(error)
-        },
+        refuse: reject,
       }
       const { cancelAfterMs } = request
       if (cancelAfterMs !== undefined) {
         run.deadline = this.#options.schedule(cancelAfterMs, () => {
           run.cancelReason = fill(PREDICTION_ERRORS.DEADLINE_PASSED, { seconds: cancelAfterMs / 1000 })
-          cancel()
+          this.cancel(prediction)
         })
       }
       // Whoever waits goes first: a slot may just have been freed.
@@ -320,8 +311,7 @@ export class Service {
         this.#queue.add({ key, run })
         request.onQueue?.(prediction)
       }
-      if (request.signal.aborted) cancel()
-      else request.signal.addEventListener('abort', cancel, { once: true })
+      request.onAdmit?.(prediction)
     })
   }
 
@@ -464,6 +454,7 @@ export class Service {
     finish(run.prediction)
     this.#finished.add(run.prediction)
     this.#settle()
+    if (!this.#options.log.isLevelEnabled('info')) return
     const { id, status, metrics } = run.prediction.body()
     // Numbers only: a text may be a user's.
     const numbers = Object.fromEntries(Object.entries(metrics).filter(([, value]) => typeof value === 'number'))
@@ -520,19 +511,3 @@ export class Service {
     })
   }
 }
-
-/**
- * 26 characters of lower-case base32: 128 random bits, the form that Cog's documentation recommends to clients.
- *
- * Cog's own ids are the clock's nanoseconds, which collide and can be guessed, and whoever knows an id can cancel.
- */
-function newId(): string {
-  let bits = BigInt(`0x${randomBytes(16).toString('hex')}`) << 2n
-  let id = ''
-  for (let i = 0; i < 26; i++) {
-    id = BASE32[Number(bits & 31n)] + id
-    bits >>= 5n
-  }
-  return id
-}
-const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567'

@@ -2,6 +2,7 @@ import { pino } from 'pino'
 import t from 'tap'
 import type { SetupRequest, ToWorker, Worker, WorkerEvent } from '../../server/messages.js'
 import { openApiDocument } from '../../server/openapi.js'
+import type { Prediction } from '../../server/prediction.js'
 import { Service } from '../../server/service.js'
 import { Predictor as EchoStream } from '../predictors/echo-stream.js'
 import { FakeClock, TEST_FILES } from './fixtures.js'
@@ -52,8 +53,8 @@ function serve({ queueLimit = 0 } = {}) {
     now: clock.now,
     queueLimit,
   })
-  const create = (id: string, signal = new AbortController().signal) =>
-    service.create({ id, input: { prompt: 'a' }, context: {}, signal })
+  const create = (id: string, onAdmit = (_prediction: Prediction) => {}) =>
+    service.create({ id, input: { prompt: 'a' }, context: {}, onAdmit })
   return { worker, clock, service, create }
 }
 
@@ -148,7 +149,7 @@ t.test('a prediction that the worker had not yet accepted fails, too, when it di
 t.test('the order of refusals is: bad input, not ready, no slot', async (t) => {
   const { worker, service, create } = serve()
   worker.ready()
-  const bad = () => service.create({ id: 'b', input: {}, context: {}, signal: new AbortController().signal })
+  const bad = () => service.create({ id: 'b', input: {}, context: {} })
   void create('a')
   await t.rejects(create('c'), { code: 'AT_CAPACITY' })
   await t.rejects(bad(), { code: 'INVALID_INPUT' })
@@ -191,16 +192,12 @@ t.test('a slot is taken until the worker says that the predictor has let go', as
   t.notOk(service.cancelById('a'))
 })
 
-t.test('a client that leaves before its prediction is accepted cancels it', async (t) => {
-  const { worker, create } = serve()
+t.test('a prediction can be canceled from the moment it is let in, before the worker has accepted it', async (t) => {
+  const { worker, service, create } = serve()
   worker.ready({ concurrency: 2 })
-  const client = new AbortController()
-  void create('a', client.signal)
-  const key = worker.lastKey
-  client.abort()
-  t.strictSame(worker.posted.at(-1), { type: 'cancel', key })
-  void create('b', AbortSignal.abort())
+  void create('a', (prediction) => service.cancel(prediction))
   t.strictSame(worker.posted.at(-1), { type: 'cancel', key: worker.lastKey })
+  t.equal(worker.posted.filter(({ type }) => type === 'predict').length, 1)
 })
 
 t.test('cancel by id reaches every prediction with it', async (t) => {
