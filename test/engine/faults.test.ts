@@ -57,6 +57,18 @@ function outcome(engine: Engine, request = greedy): Promise<string> {
   )
 }
 
+/** As many of the same request, queued in this order: prompts that are prepared side by side come as they are ready. */
+async function outcomesInOrder(engine: Engine, count: number): Promise<string[]> {
+  const prepared = await engine.prepare(greedy)
+  const ended = Array.from({ length: count }, () =>
+    collect(engine.generate(prepared)).then(
+      ({ text }) => text,
+      (error: Error & { code?: string }) => error.code ?? error.message,
+    ),
+  )
+  return Promise.all(ended)
+}
+
 const whole = await outcome(await model.open())
 
 t.test('a failed run fails the requests of its step with a reason, and those that wait are served', async (t) => {
@@ -170,8 +182,13 @@ t.test('whatever lies in the cache where a request has not written, its answer i
 t.test('three failed steps in a row end the engine, and all that it had', async (t) => {
   const { engine, faults, defunct } = await faulty()
   faults.next(kernelFault(), kernelFault(), kernelFault())
-  const outcomes = [1, 2, 3, 4, 5].map(() => outcome(engine))
-  t.same(await Promise.all(outcomes), ['STEP_FAILED', 'STEP_FAILED', 'STEP_FAILED', 'ENGINE_DEFUNCT', 'ENGINE_DEFUNCT'])
+  t.same(await outcomesInOrder(engine, 5), [
+    'STEP_FAILED',
+    'STEP_FAILED',
+    'STEP_FAILED',
+    'ENGINE_DEFUNCT',
+    'ENGINE_DEFUNCT',
+  ])
   t.equal(defunct.length, 1)
   t.match(defunct[0], {
     code: 'ENGINE_DEFUNCT',
@@ -188,11 +205,7 @@ t.test('a step that gives a token begins the count anew', async (t) => {
   const { engine, faults, defunct } = await faulty()
   for (let round = 0; round < 3; round++) {
     faults.next(kernelFault(), kernelFault())
-    t.same(await Promise.all([outcome(engine), outcome(engine), outcome(engine)]), [
-      'STEP_FAILED',
-      'STEP_FAILED',
-      whole,
-    ])
+    t.same(await outcomesInOrder(engine, 3), ['STEP_FAILED', 'STEP_FAILED', whole])
   }
   t.same(defunct, [])
 })
@@ -209,7 +222,7 @@ t.test('an engine whose bindings cannot be made anew gives up at once', async (t
   const engine = await model.open({ runtime, slots: 1, onDefunct: ({ message }) => defunct.push(message) })
   faults.next(kernelFault())
   refuses = true
-  t.same(await Promise.all([outcome(engine), outcome(engine)]), ['STEP_FAILED', 'ENGINE_DEFUNCT'])
+  t.same(await outcomesInOrder(engine, 2), ['STEP_FAILED', 'ENGINE_DEFUNCT'])
   t.match(defunct, [/its loop has ended\. The last reason: CreateIoBinding: no device/])
 })
 
