@@ -6,9 +6,9 @@ import { parseArgs } from 'node:util'
 import { parse } from 'yaml'
 import { COG_RELEASE } from '../server/cog-release.js'
 import { readCogYaml } from '../server/config.js'
+import { loadPredictor } from '../server/load-predictor.js'
 import { openApiDocument } from '../server/openapi.js'
-import type { Predictor } from '../server/predictor.js'
-import { ENGINES, type EngineName, exitWith, findEngine, oneOf, UsageError } from './engine.js'
+import { ENGINES, type EngineName, exitWith, findEngine, oneOf } from './engine.js'
 import { imageLabels, TARGETS, type Target } from './image-labels.js'
 
 const USAGE = `Builds an image with Cog's labels.
@@ -63,13 +63,10 @@ async function main(): Promise<number> {
 
 async function labelsFor(target: Target): Promise<Record<string, string>> {
   const cogFile = join(root, 'cog.yaml')
-  const { file, name } = readCogYaml(cogFile)
-  const predictor = ((await import(file)) as Record<string, Predictor>)[name]
-  if (predictor === undefined) throw new UsageError(`${file} exports no ${name}, which cog.yaml names.`)
   return imageLabels({
     target,
     cogYaml: parse(readFileSync(cogFile, 'utf8')) as Record<string, unknown>,
-    openapi: openApiDocument(predictor),
+    openapi: openApiDocument(await loadPredictor(readCogYaml(cogFile))),
     cogVersion: COG_RELEASE.python_sdk,
     version: (JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }).version,
     revision: git('rev-parse', 'HEAD'),

@@ -61,7 +61,7 @@ export function createApp(options: AppOptions): FastifyInstance {
     return sendError(reply, ServerError.of('INTERNAL', { requestId: request.id }))
   })
   app.setNotFoundHandler((request, reply) => {
-    const allow = allowedMethods(request.url, options.service.keeps)
+    const allow = allowedMethods(request.url, options.service)
     if (allow === undefined) return sendError(reply, ServerError.of('NOT_FOUND', {}))
     return sendError(reply.header('allow', allow), ServerError.of('METHOD_NOT_ALLOWED', {}))
   })
@@ -100,11 +100,18 @@ const ALLOWED_METHODS: readonly (readonly [path: RegExp, allow: string])[] = [
   [/^\/predictions\/[^/]+\/cancel$/, 'POST'],
 ]
 
+const TRAINING_METHODS: readonly (readonly [path: RegExp, allow: string])[] = [
+  [/^\/trainings$/, 'POST'],
+  [/^\/trainings\/[^/]+$/, 'PUT'],
+  [/^\/trainings\/[^/]+\/cancel$/, 'POST'],
+]
+
 /** The methods of a path that exists; Fastify itself answers a wrong method as an unknown path. */
-function allowedMethods(url: string, keeps: boolean): string | undefined {
+function allowedMethods(url: string, { keeps, trains }: Service): string | undefined {
   const path = url.split('?')[0]!
   if (keeps && /^\/predictions\/[^/]+$/.test(path)) return 'GET,HEAD,PUT'
-  return ALLOWED_METHODS.find(([pattern]) => pattern.test(path))?.[1]
+  const known = trains === false ? ALLOWED_METHODS : [...ALLOWED_METHODS, ...TRAINING_METHODS]
+  return known.find(([pattern]) => pattern.test(path))?.[1]
 }
 
 function sendError(reply: FastifyReply, error: ServerError): FastifyReply {

@@ -6,6 +6,7 @@ import { COG_RELEASE } from './cog-release.js'
 import { ServerError } from './errors.js'
 import { JsonError, parseJson, stringifySorted } from './json.js'
 import type { HttpLimits } from './limits.js'
+import type { RunKind } from './messages.js'
 import type { Prediction } from './prediction.js'
 import { StreamReaders } from './readers.js'
 import type { Health, Place, Schedule, Service } from './service.js'
@@ -31,7 +32,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     resumeMs: options.resumeMs,
   })
 
-  app.get('/', (_request, reply) => sendJson(reply, DISCOVERY))
+  app.get('/', (_request, reply) => sendJson(reply, { ...DISCOVERY, ...(service.trains && TRAININGS_DISCOVERY) }))
 
   app.get('/health-check', async (_request, reply) =>
     // Not sorted: Cog's order is part of this answer, and its only one.
@@ -43,27 +44,37 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     return sendJson(reply, service.document)
   })
 
-  app.post('/predictions', async (request, reply) => {
-    const envelope = await readEnvelope(request, bodies)
-    return await predict(request, reply, envelope)
-  })
+  for (const kind of ['prediction', 'training'] as const) {
+    const path = `/${kind}s`
 
-  app.put<{ Params: { id: string } }>('/predictions/:id', async (request, reply) => {
-    const { id } = request.params
-    const envelope = await readEnvelope(request, bodies)
-    if (envelope.id !== undefined && envelope.id !== id) {
-      const msg = 'prediction ID must match the ID supplied in the URL'
-      throw ServerError.withDetail('ID_MISMATCH', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
-    }
-    const mode = modeOf(request.headers)
-    const after = lastEventId(request.headers)
-    // Whoever has a part of a stream wants the rest of it, also when it has ended meanwhile; Cog would run it again.
-    const running = mode === 'stream' && after >= 0 ? service.recall(id) : service.find(id)
-    if (!running) return await predict(request, reply, { ...envelope, id })
-    if (mode === 'stream') return join(reply, running, after)
-    // Cog answers at once here, also in the mode that waits.
-    return sendJson(reply.code(202), running.progress())
-  })
+    app.post(path, async (request, reply) => {
+      const envelope = await readRequest(request, kind)
+      return await run(request, reply, envelope)
+    })
+
+    app.put<{ Params: { id: string } }>(`${path}/:id`, async (request, reply) => {
+      const { id } = request.params
+      const envelope = await readRequest(request, kind)
+      if (envelope.id !== undefined && envelope.id !== id) {
+        const msg = `${kind} ID must match the ID supplied in the URL`
+        throw ServerError.withDetail('ID_MISMATCH', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
+      }
+      const mode = modeOf(request.headers)
+      const after = lastEventId(request.headers)
+      // Whoever has a part of a stream wants the rest of it, also when it has ended meanwhile; Cog would run it again.
+      const running = mode === 'stream' && after >= 0 ? service.recall(id) : service.find(id)
+      if (!running) return await run(request, reply, { ...envelope, id })
+      if (mode === 'stream') return join(reply, running, after)
+      // Cog answers at once here, also in the mode that waits.
+      return sendJson(reply.code(202), running.progress())
+    })
+
+    // By any of the two paths, as in Cog: predictions and trainings share their ids.
+    app.post<{ Params: { id: string } }>(`${path}/:id/cancel`, (request, reply) => {
+      assertServed(kind)
+      return sendJson(reply.code(service.cancelById(request.params.id) ? 200 : 404), {})
+    })
+  }
 
   // Cog answers 405.
   if (service.keeps) {
@@ -75,11 +86,22 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     })
   }
 
-  app.post<{ Params: { id: string } }>('/predictions/:id/cancel', (request, reply) =>
-    sendJson(reply.code(service.cancelById(request.params.id) ? 200 : 404), {}),
-  )
+  /** Cog runs a prediction where there is no training. */
+  function assertServed(kind: RunKind): void {
+    if (kind === 'training' && service.trains === false) throw ServerError.of('NOT_FOUND', {})
+  }
 
-  async function predict(request: FastifyRequest, reply: FastifyReply, envelope: Envelope): Promise<FastifyReply> {
+  async function readRequest(request: FastifyRequest, kind: RunKind): Promise<RunRequest> {
+    assertServed(kind)
+    const envelope = await readEnvelope(request, bodies)
+    // Even before setup is over, as in Cog: no training streams.
+    if (kind === 'training' && modeOf(request.headers) === 'stream') {
+      throw ServerError.of('TRAINING_STREAMS_NOT_SUPPORTED', {})
+    }
+    return { kind, ...envelope }
+  }
+
+  async function run(request: FastifyRequest, reply: FastifyReply, envelope: RunRequest): Promise<FastifyReply> {
     const mode = modeOf(request.headers)
     if (envelope.id !== undefined && Buffer.byteLength(envelope.id) > limits.idBytes) {
       const msg = `prediction ID must be at most ${limits.idBytes} bytes`
@@ -165,6 +187,11 @@ function placeBody(place: Place | undefined): object {
   return { queue: { position, ...(estimateMs !== undefined && { estimated_seconds: estimateMs / 1000 }) } }
 }
 
+/** What a client asks to be run. */
+interface RunRequest extends Envelope {
+  readonly kind: RunKind
+}
+
 const DISCOVERY = {
   cog_version: COG_RELEASE.python_sdk,
   // Listed by Cog, although it answers 404.
@@ -175,6 +202,13 @@ const DISCOVERY = {
   predictions_idempotent_url: '/predictions/{prediction_id}',
   predictions_url: '/predictions',
   shutdown_url: '/shutdown',
+}
+
+/** Only of a model that can be trained. */
+const TRAININGS_DISCOVERY = {
+  trainings_cancel_url: '/trainings/{training_id}/cancel',
+  trainings_idempotent_url: '/trainings/{training_id}',
+  trainings_url: '/trainings',
 }
 
 function healthBody({ status, setup, healthcheckError }: Health): Record<string, unknown> {

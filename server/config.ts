@@ -4,7 +4,9 @@ import { parse } from 'yaml'
 import { z } from 'zod'
 import { PRICES } from './cost.js'
 import { HTTP_LIMITS } from './limits.js'
+import type { PredictorModules } from './load-predictor.js'
 import type { LoggerOptions } from './logger.js'
+import type { ModuleExport } from './messages.js'
 import type { FileLimits } from './run-files.js'
 
 /** A variable, or a field of cog.yaml, has a value outside its range. Whoever starts the server ends with exit code 2. */
@@ -246,14 +248,13 @@ export const cogYaml = z
   .looseObject({
     predict: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
     run: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
+    train: z.string().regex(REFERENCE, 'must be "file.ts:name", such as "train.ts:train"').optional(),
     concurrency: z.looseObject({ max: z.int().min(1).max(MOST_CONCURRENT).default(1) }).default({ max: 1 }),
   })
   .refine((yaml) => yaml.predict ?? yaml.run, 'must name the Predictor: predict: "predict.ts:Predictor"')
 
-export interface CogConfig {
-  /** Absolute path of the module that exports the Predictor, and the name of the export. */
-  readonly file: string
-  readonly name: string
+/** The module that exports the Predictor, and that of the training where `train` names one. */
+export interface CogConfig extends PredictorModules {
   readonly concurrency: number
 }
 
@@ -276,13 +277,21 @@ export function readCogYaml(
     const { path: field, message } = parsed.error.issues[0]!
     throw new SettingError(path, `${path}: ${[field.join('.'), message].filter((part) => part !== '').join(': ')}`)
   }
-  const { predict, run, concurrency } = parsed.data
-  const [, file, name] = REFERENCE.exec((settings.COG_PREDICT_TYPE_STUB ?? run ?? predict)!)!
+  const { predict, run, train, concurrency } = parsed.data
+  const stub = settings.COG_PREDICT_TYPE_STUB
   return {
-    file: moduleFile(path, file!, settings.COG_PREDICT_TYPE_STUB === undefined ? path : 'COG_PREDICT_TYPE_STUB'),
-    name: name!,
+    ...(stub === undefined
+      ? moduleExport((run ?? predict)!, { cogFile: path, setting: path })
+      : moduleExport(stub, { cogFile: path, setting: 'COG_PREDICT_TYPE_STUB' })),
+    ...(train !== undefined && { train: moduleExport(train, { cogFile: path, setting: path }) }),
     concurrency: settings.COG_MAX_CONCURRENCY ?? concurrency.max,
   }
+}
+
+/** @param place setting: what gave the reference. */
+function moduleExport(reference: string, place: { readonly cogFile: string; readonly setting: string }): ModuleExport {
+  const [, file, name] = REFERENCE.exec(reference)!
+  return { file: moduleFile(place.cogFile, file!, place.setting), name: name! }
 }
 
 function readYaml(path: string): unknown {

@@ -45,6 +45,12 @@ export const ERRORS = {
     form: 'error',
     message: 'This model does not support streaming responses. Add @cog.streaming to predict() to enable SSE.',
   },
+  /** Cog. */
+  TRAINING_STREAMS_NOT_SUPPORTED: {
+    status: 406,
+    form: 'error',
+    message: 'Training endpoints do not support streaming responses.',
+  },
   /** Cog, also after a failed setup. */
   NOT_READY: {
     status: 503,
@@ -101,6 +107,7 @@ export const PREDICTION_ERRORS = {
   /** Cog's words, then ours. */
   WORKER_CRASHED: 'Worker crashed: the process that runs the Predictor ended with {ending}. It is started again.',
   PREDICT_FAILED: 'Prediction failed: {name}: {message}',
+  TRAIN_FAILED: 'Training failed: {name}: {message}',
   DEADLINE_PASSED: 'Canceled: the deadline that the request set (Cancel-After, {seconds} s) has passed.',
   /** Cog. */
   STREAM_LAGGED: 'SSE stream lagged; events were dropped',

@@ -1,9 +1,19 @@
 import { join } from 'node:path'
 import type { z } from 'zod'
 import { fill, PREDICTION_ERRORS } from './errors.js'
-import type { FromWorker, InputProblem, PredictMessage, RunEvent, ToWorker } from './messages.js'
+import type { FromWorker, InputProblem, PredictMessage, RunEvent, RunKind, ToWorker } from './messages.js'
 import { openApiDocument } from './openapi.js'
-import { InputError, isOutputStream, type LogSource, type Predictor, type SetupContext } from './predictor.js'
+import {
+  type CheckContext,
+  InputError,
+  isOutputStream,
+  type LogSource,
+  type OutputType,
+  type PredictContext,
+  type Predictor,
+  type PredictResult,
+  type SetupContext,
+} from './predictor.js'
 import { isPublicAddress } from './public-address.js'
 import { type FileLimits, RunFiles } from './run-files.js'
 import { createMetrics } from './run-metrics.js'
@@ -63,11 +73,13 @@ export class PredictorHost {
       const write = (line: string) => context.log(line)
       this.#state = await withOutput(write, async () => await this.#predictor.setup?.(context))
       this.#isSetUp = true
+      const { train } = this.#predictor
       this.#post({
         type: 'ready',
         document: openApiDocument(this.#predictor),
         streaming: this.#predictor.streaming,
         iterator: isOutputStream(this.#predictor.output),
+        ...(train && { training: { iterator: isOutputStream(train.output) } }),
         healthcheck: this.#predictor.healthcheck !== undefined,
         concurrency: this.#concurrency,
       })
@@ -99,7 +111,8 @@ export class PredictorHost {
   }
 
   async #run(request: PredictMessage): Promise<void> {
-    const { key } = request
+    const { key, kind } = request
+    const parts = this.#partsOf(kind)
     const controller = new AbortController()
     this.#running.set(key, controller)
     const { signal } = controller
@@ -123,19 +136,19 @@ export class PredictorHost {
     let last: RunEvent
     try {
       last = await withOutput(log, async () => {
-        const checked = await this.#check(request, { signal, secrets })
+        const checked = await this.#check(request, { parts, signal, secrets })
         if ('detail' in checked) return { key, kind: 'rejected', detail: checked.detail }
         signal.throwIfAborted()
         this.#outbox.push({ key, kind: 'accepted' })
         logEarly()
         await files.fetch(checked.input, signal)
-        await this.#predict({ request, signal, files, log, ...checked })
+        await this.#predict({ request, parts, signal, files, log, ...checked })
         return { key, kind: 'ended', status: signal.aborted ? 'canceled' : 'succeeded' }
       })
     } catch (error) {
       // An error after a cancel is how many libraries obey it.
       if (signal.aborted) last = { key, kind: 'ended', status: 'canceled' }
-      else last = { key, kind: 'ended', status: 'failed', ...failure(error, secrets) }
+      else last = { key, kind: 'ended', status: 'failed', ...failure(error, { kind, secrets }) }
     }
     if (last.kind !== 'rejected') logEarly()
     await files.dispose().catch((error) => log(`The files of this prediction could not be removed: ${error}`, 'stderr'))
@@ -144,35 +157,47 @@ export class PredictorHost {
   }
 
   /** Fills in defaults, applies the rules that JSON Schema cannot carry, and asks the Predictor's own `check`. */
-  async #check(request: PredictMessage, run: { signal: AbortSignal; secrets: Secret[] }): Promise<Checked> {
-    const parsed = this.#predictor.input.safeParse(this.#withoutNulls(request.input))
+  async #check(
+    request: PredictMessage,
+    run: { readonly parts: RunParts; readonly signal: AbortSignal; readonly secrets: Secret[] },
+  ): Promise<Checked> {
+    const { input, check } = run.parts
+    const parsed = input.safeParse(withoutNulls(request.input, input))
     if (!parsed.success) {
       return { detail: parsed.error.issues.map(({ path, message }) => inputProblem(path.join('/'), message)) }
     }
     run.secrets.push(...secretsIn(parsed.data))
     const context = { id: request.id, signal: run.signal, context: request.context }
     try {
-      return { input: parsed.data, prepared: await this.#predictor.check?.(parsed.data, this.#state, context) }
+      return { input: parsed.data, prepared: await check?.(parsed.data, context) }
     } catch (error) {
       if (error instanceof InputError) return { detail: [inputProblem(error.field, error.message)] }
       throw error
     }
   }
 
-  /** Clients may send null for an optional input (openapi.json says nullable); zod's `optional` knows only absence. */
-  #withoutNulls(input: Readonly<Record<string, unknown>>): Record<string, unknown> {
-    const { shape } = this.#predictor.input
-    return Object.fromEntries(
-      Object.entries(input).filter(([name, value]) => value !== null || shape[name]?.safeParse(null).success),
-    )
+  /** The schemas and functions that a run of this kind goes by. A training has no check but its schema. */
+  #partsOf(kind: RunKind): RunParts {
+    const predictor = this.#predictor
+    const state = this.#state
+    if (kind === 'training') {
+      const train = predictor.train!
+      return { ...train, run: (input, context) => train.run(input, state, context) }
+    }
+    return {
+      input: predictor.input,
+      output: predictor.output,
+      check: (input, context) => predictor.check?.(input, state, context),
+      run: (input, context) => predictor.predict(input, state, context),
+    }
   }
 
   async #predict(run: Run & Accepted): Promise<void> {
-    const { request, signal, files, log } = run
+    const { request, parts, signal, files, log } = run
     const { key } = request
-    const { output } = this.#predictor
+    const { output } = parts
     const push = (chunk: unknown) => this.#outbox.push({ key, kind: 'output', chunk })
-    const result = this.#predictor.predict(run.input, this.#state, {
+    const result = parts.run(run.input, {
       id: request.id,
       signal,
       context: request.context,
@@ -217,8 +242,14 @@ export class PredictorHost {
   }
 }
 
+interface RunParts extends Pick<Predictor, 'input' | 'output'> {
+  check?(input: Record<string, unknown>, context: CheckContext): unknown
+  run(input: Record<string, unknown>, context: PredictContext<unknown>): PredictResult<OutputType>
+}
+
 interface Run {
   readonly request: PredictMessage
+  readonly parts: RunParts
   readonly signal: AbortSignal
   readonly files: RunFiles
   readonly log: (line: string, source: LogSource) => void
@@ -275,6 +306,13 @@ class Outbox {
       this.#full = undefined
     })
   }
+}
+
+/** Clients may send null for an optional input (openapi.json says nullable); zod's `optional` knows only absence. */
+function withoutNulls(input: Readonly<Record<string, unknown>>, { shape }: z.ZodObject): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(input).filter(([name, value]) => value !== null || shape[name]?.safeParse(null).success),
+  )
 }
 
 function inputProblem(field: string, msg: string): InputProblem {
@@ -336,11 +374,15 @@ function secretsIn(value: unknown): Secret[] {
 }
 
 /** What the client is told, and what may go into the log: a name or code, never the message, which may quote a prompt. */
-function failure(error: unknown, secrets: readonly Secret[]): { error: string; errorName: string } {
+function failure(
+  error: unknown,
+  { kind, secrets }: { readonly kind: RunKind; readonly secrets: readonly Secret[] },
+): { error: string; errorName: string } {
+  const template = kind === 'training' ? PREDICTION_ERRORS.TRAIN_FAILED : PREDICTION_ERRORS.PREDICT_FAILED
   const { name, message } = error instanceof Error ? error : { name: 'Error', message: String(error) }
   const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : name
   return {
-    error: hideSecrets(fill(PREDICTION_ERRORS.PREDICT_FAILED, { name, message }), secrets),
+    error: hideSecrets(fill(template, { name, message }), secrets),
     errorName: code,
   }
 }

@@ -14,11 +14,19 @@ export type ToWorker =
   | { readonly type: 'healthcheck'; readonly call: number }
   | { readonly type: 'shutdown' }
 
-export interface SetupMessage {
-  readonly type: 'setup'
-  /** The module, as an absolute path, and the name that it exports the Predictor by. */
+/** A module, as an absolute path, and the name of what it exports. */
+export interface ModuleExport {
   readonly file: string
   readonly name: string
+}
+
+/** What a run does. */
+export type RunKind = 'prediction' | 'training'
+
+export interface SetupMessage extends ModuleExport {
+  readonly type: 'setup'
+  /** The same of a training that stands elsewhere. */
+  readonly train?: ModuleExport
   readonly concurrency: number
   readonly files: FileLimits
   /** Where temporary files go. It need not exist; the sender removes it when the worker has ended. */
@@ -31,6 +39,7 @@ export type SetupRequest = Omit<SetupMessage, 'folder'>
 export interface PredictMessage {
   readonly type: 'predict'
   readonly key: number
+  readonly kind: RunKind
   readonly id: string
   readonly input: Readonly<Record<string, unknown>>
   readonly context: Readonly<Record<string, string>>
@@ -54,6 +63,8 @@ export interface ReadyMessage {
   readonly streaming: boolean
   /** Whether `output` is a list of pieces rather than one value. */
   readonly iterator: boolean
+  /** The same of the training, if there is one. */
+  readonly training?: { readonly iterator: boolean }
   readonly healthcheck: boolean
   readonly concurrency: number
 }

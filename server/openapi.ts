@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { z } from 'zod'
 import { COG_RELEASE } from './cog-release.js'
 import type { JsonSchema, OpenApiDocument } from './messages.js'
@@ -9,19 +10,83 @@ import { isOutputStream, type OutputType, type Predictor } from './predictor.js'
  * @throws {TypeError} an input or the output has a type that JSON Schema or Cog cannot express; the message names it.
  * Source: Cog 0.23's generated documents (components, titles, `x-order`, choices behind `allOf`, `nullable`).
  */
-export function openApiDocument(predictor: Pick<Predictor, 'input' | 'output' | 'streaming'>): OpenApiDocument {
-  const { input, choices } = inputSchemas(predictor.input)
+export function openApiDocument(
+  predictor: Pick<Predictor, 'input' | 'output' | 'streaming' | 'train'>,
+): OpenApiDocument {
+  const { input, output, streaming, train } = predictor
+  const prediction = operationSchemas(PREDICTION, { input, output })
+  const training = train && operationSchemas(TRAINING, { ...train, others: prediction })
   return {
-    components: {
-      schemas: { Input: input, Output: outputSchema(predictor.output), ...choices, ...FIXED_SCHEMAS },
-    },
+    components: { schemas: { ...prediction, ...training, ...FIXED_SCHEMAS } },
     info: { title: 'Cog', version: COG_RELEASE.python_sdk },
     openapi: '3.0.2',
-    paths: paths(predictor.streaming),
+    paths: {
+      ...FIXED_PATHS,
+      ...operationPaths(PREDICTION, streaming),
+      ...(train && operationPaths(TRAINING, false)),
+    },
   }
 }
 
-function inputSchemas(shape: z.ZodObject): { input: JsonSchema; choices: Record<string, JsonSchema> } {
+/** What a model does, in the words that Cog's document has for it. */
+interface Operation {
+  readonly noun: 'prediction' | 'training'
+  readonly verb: 'predict' | 'train'
+  readonly inputName: 'Input' | 'TrainingInput'
+  readonly outputName: 'Output' | 'TrainingOutput'
+}
+
+const PREDICTION: Operation = { noun: 'prediction', verb: 'predict', inputName: 'Input', outputName: 'Output' }
+const TRAINING: Operation = {
+  noun: 'training',
+  verb: 'train',
+  inputName: 'TrainingInput',
+  outputName: 'TrainingOutput',
+}
+
+/** @param others components that are there already. */
+function operationSchemas(
+  { noun, inputName, outputName }: Operation,
+  { input, output, others = {} }: { input: z.ZodObject; output: OutputType; others?: Record<string, JsonSchema> },
+): Record<string, JsonSchema> {
+  const { schema, choices } = inputSchemas(input, { title: inputName, others })
+  const title = titleOf(noun)
+  const refs = {
+    input: { $ref: `#/components/schemas/${inputName}` },
+    output: { $ref: `#/components/schemas/${outputName}` },
+  }
+  return {
+    [inputName]: schema,
+    [outputName]: outputSchema(output),
+    ...choices,
+    [`${title}Request`]: {
+      properties: { id: { title: 'Id', type: 'string' }, input: refs.input },
+      title: `${title}Request`,
+      type: 'object',
+    },
+    [`${title}Response`]: {
+      properties: {
+        completed_at: { format: 'date-time', title: 'Completed At', type: 'string' },
+        created_at: { format: 'date-time', title: 'Created At', type: 'string' },
+        error: { title: 'Error', type: 'string' },
+        id: { title: 'Id', type: 'string' },
+        logs: { title: 'Logs', type: 'string' },
+        metrics: { title: 'Metrics', type: 'object' },
+        started_at: { format: 'date-time', title: 'Started At', type: 'string' },
+        status: { title: 'Status', type: 'string' },
+        version: { title: 'Version', type: 'string' },
+        ...refs,
+      },
+      title: `${title}Response`,
+      type: 'object',
+    },
+  }
+}
+
+function inputSchemas(
+  shape: z.ZodObject,
+  { title, others }: { readonly title: string; readonly others: Readonly<Record<string, JsonSchema>> },
+): { schema: JsonSchema; choices: Record<string, JsonSchema> } {
   const raw = toJsonSchema(shape, 'input')
   const required = new Set(raw.required ?? [])
   const properties: Record<string, JsonSchema> = {}
@@ -32,20 +97,30 @@ function inputSchemas(shape: z.ZodObject): { input: JsonSchema; choices: Record<
       properties[name] = { ...(type && { type }), ...rest, title: titleOf(name), 'x-order': order }
     } else {
       // As Cog does: an input with choices is a reference to a component of its name, without type and title.
-      choices[name] = { description: 'An enumeration.', enum: values, title: name, type: choiceType(values) }
-      properties[name] = { ...rest, allOf: [{ $ref: `#/components/schemas/${name}` }], 'x-order': order }
+      const choice = { description: 'An enumeration.', enum: values, title: name, type: choiceType(values) }
+      // Cog has one component for both where a training's input is named as a prediction's: then one of them is wrong.
+      const component = isDeepStrictEqual(others[name] ?? choice, choice) ? name : `${title}_${name}`
+      choices[component] = choice
+      properties[name] = { ...rest, allOf: [{ $ref: `#/components/schemas/${component}` }], 'x-order': order }
     }
     // Optional in zod may mean "absent" only; Cog's Optional means null by default.
     if (!required.has(name) && property.default === undefined) {
-      properties[name] = { ...properties[name], default: null, nullable: true }
+      const { anyOf } = properties[name]!
+      properties[name] = {
+        ...properties[name],
+        ...(anyOf && { anyOf: anyOf.map((variant) => ({ ...variant, nullable: true })) }),
+        default: null,
+        nullable: true,
+      }
     }
   }
   return {
-    input: { properties, ...(required.size > 0 && { required: [...required] }), title: 'Input', type: 'object' },
+    schema: { properties, ...(required.size > 0 && { required: [...required] }), title, type: 'object' },
     choices,
   }
 }
 
+/** Titled `Output` in both operations, as by Cog. */
 function outputSchema(output: OutputType): JsonSchema {
   if (!isOutputStream(output)) return { ...outputValue(output), title: 'Output' }
   return {
@@ -87,13 +162,15 @@ function toJsonSchema(schema: z.ZodType, io: 'input' | 'output'): JsonSchema {
 
 /**
  * What zod writes → what Cog would. zod bounds each integer by what a double holds exactly, where Cog writes only the
- * bounds that the author set; and it says of objects whether they may have more fields, where Cog says so only with a type.
+ * bounds that the author set; it says of objects whether they may have more fields, where Cog says so only with a type; and
+ * of `unknown` nothing, where Cog says of `Any` that it is an object.
  */
 function asCogWrites(schema: JsonSchema): JsonSchema {
   const { minimum, maximum, items, anyOf, properties, additionalProperties, ...rest } = schema
   const fields = Object.entries(properties ?? {})
   const more = typeof additionalProperties === 'object' ? (additionalProperties as JsonSchema) : {}
   return {
+    ...(!RESTRICTIONS.some((keyword) => keyword in schema) && { type: 'object' as const }),
     ...rest,
     ...(minimum !== undefined && minimum !== Number.MIN_SAFE_INTEGER && { minimum }),
     ...(maximum !== undefined && maximum !== Number.MAX_SAFE_INTEGER && { maximum }),
@@ -105,6 +182,8 @@ function asCogWrites(schema: JsonSchema): JsonSchema {
     ...(Object.keys(more).length > 0 && { additionalProperties: asCogWrites(more) }),
   }
 }
+
+const RESTRICTIONS = ['type', 'enum', 'anyOf', 'allOf', 'oneOf', 'not', '$ref']
 
 function choiceType(values: readonly unknown[]): 'string' | 'integer' | 'number' {
   if (values.every((value) => typeof value === 'string')) return 'string'
@@ -120,28 +199,6 @@ function titleOf(name: string): string {
 }
 
 const FIXED_SCHEMAS: Readonly<Record<string, JsonSchema>> = {
-  PredictionRequest: {
-    properties: { id: { title: 'Id', type: 'string' }, input: { $ref: '#/components/schemas/Input' } },
-    title: 'PredictionRequest',
-    type: 'object',
-  },
-  PredictionResponse: {
-    properties: {
-      completed_at: { format: 'date-time', title: 'Completed At', type: 'string' },
-      created_at: { format: 'date-time', title: 'Created At', type: 'string' },
-      error: { title: 'Error', type: 'string' },
-      id: { title: 'Id', type: 'string' },
-      input: { $ref: '#/components/schemas/Input' },
-      logs: { title: 'Logs', type: 'string' },
-      metrics: { title: 'Metrics', type: 'object' },
-      output: { $ref: '#/components/schemas/Output' },
-      started_at: { format: 'date-time', title: 'Started At', type: 'string' },
-      status: { title: 'Status', type: 'string' },
-      version: { title: 'Version', type: 'string' },
-    },
-    title: 'PredictionResponse',
-    type: 'object',
-  },
   Status: {
     description: 'An enumeration.',
     enum: ['starting', 'processing', 'succeeded', 'canceled', 'failed'],
@@ -165,43 +222,48 @@ const FIXED_SCHEMAS: Readonly<Record<string, JsonSchema>> = {
   },
 }
 
-/** Cog names these four only: nothing for PUT, /openapi.json and /shutdown. */
-function paths(streaming: boolean): Record<string, unknown> {
-  const answer = (description: string, schema: JsonSchema) => ({
-    content: { 'application/json': { schema } },
-    description,
-  })
-  const ok = answer('Successful Response', {})
-  const invalid = answer('Validation Error', { $ref: '#/components/schemas/HTTPValidationError' })
+const answer = (description: string, schema: JsonSchema) => ({
+  content: { 'application/json': { schema } },
+  description,
+})
+const ok = answer('Successful Response', {})
+const invalid = answer('Validation Error', { $ref: '#/components/schemas/HTTPValidationError' })
+
+/** Cog names these and two for each operation: nothing for PUT, /openapi.json and /shutdown. */
+const FIXED_PATHS = {
+  '/': { get: { operationId: 'root__get', responses: { 200: ok }, summary: 'Root' } },
+  '/health-check': {
+    get: { operationId: 'healthcheck_health_check_get', responses: { 200: ok }, summary: 'Healthcheck' },
+  },
+}
+
+function operationPaths({ noun, verb }: Operation, streaming: boolean): Record<string, unknown> {
+  const [path, title] = [`${noun}s`, titleOf(noun)]
   return {
-    '/': { get: { operationId: 'root__get', responses: { 200: ok }, summary: 'Root' } },
-    '/health-check': {
-      get: { operationId: 'healthcheck_health_check_get', responses: { 200: ok }, summary: 'Healthcheck' },
-    },
-    '/predictions': {
+    [`/${path}`]: {
       post: {
-        description: 'Run a single prediction on the model',
-        operationId: 'predict_predictions_post',
+        description: `Run a single ${noun} on the model`,
+        operationId: `${verb}_${path}_post`,
         requestBody: {
-          content: { 'application/json': { schema: { $ref: '#/components/schemas/PredictionRequest' } } },
+          content: { 'application/json': { schema: { $ref: `#/components/schemas/${title}Request` } } },
         },
         responses: {
-          200: answer('Successful Response', { $ref: '#/components/schemas/PredictionResponse' }),
+          200: answer('Successful Response', { $ref: `#/components/schemas/${title}Response` }),
           422: invalid,
         },
-        summary: 'Predict',
+        summary: titleOf(verb),
         ...(streaming && { 'x-cog-streaming': true }),
       },
     },
-    '/predictions/{prediction_id}/cancel': {
+    [`/${path}/{${noun}_id}/cancel`]: {
       post: {
-        operationId: 'cancel_predictions__prediction_id__cancel_post',
+        operationId: `cancel_${path}__${noun}_id__cancel_post`,
         parameters: [
           {
             in: 'path',
-            name: 'prediction_id',
+            name: `${noun}_id`,
             required: true,
-            schema: { title: 'Prediction Id', type: 'string' },
+            schema: { title: `${title} Id`, type: 'string' },
           },
         ],
         responses: { 200: ok, 422: invalid },

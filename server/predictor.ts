@@ -93,14 +93,33 @@ export interface Metrics {
   append(name: string, value: unknown): void
 }
 
-/** What `predict` gets. `prepared` is what `check` returned. */
-export interface PredictContext<Prepared> extends CheckContext {
-  readonly prepared: Prepared
+/** What whatever runs gets: `predict`, and the `run` of a training. */
+export interface RunContext extends CheckContext {
   /** Adds a line to the prediction's `logs`. What is written with `console` or to `process.stdout` goes there, too. */
   log(line: string, source?: LogSource): void
   readonly metrics: Metrics
   /** A folder of this prediction's own, for output files and scratch; it is removed when the prediction ends. */
   folder(): Promise<string>
+}
+
+/** What `predict` gets. `prepared` is what `check` returned. */
+export interface PredictContext<Prepared> extends RunContext {
+  readonly prepared: Prepared
+}
+
+/**
+ * How a model is trained: Cog's `train`, which is served at /trainings. Its schemas are its own and become `TrainingInput`
+ * and `TrainingOutput` in /openapi.json.
+ */
+export interface Training<
+  Input extends z.ZodObject = z.ZodObject,
+  Output extends OutputType = OutputType,
+  State = unknown,
+> {
+  readonly input: Input
+  readonly output: Output
+  /** Runs one training, by the rules of `predict`. Both take their slots from the same ones. */
+  run(input: z.output<Input>, state: State, context: RunContext): PredictResult<Output>
 }
 
 /**
@@ -114,6 +133,8 @@ export interface Predictor<
   Output extends OutputType = OutputType,
   State = unknown,
   Prepared = unknown,
+  TrainingInput extends z.ZodObject = z.ZodObject,
+  TrainingOutput extends OutputType = OutputType,
 > {
   readonly input: Input
   readonly output: Output
@@ -128,6 +149,8 @@ export interface Predictor<
    * until then. An error makes the prediction `failed`.
    */
   predict(input: z.output<Input>, state: State, context: PredictContext<Prepared>): PredictResult<Output>
+  /** Without it, the paths of trainings are not there. */
+  readonly train?: Training<TrainingInput, TrainingOutput, State>
   /** Asked at each GET /health-check, within 5 s. */
   healthcheck?(state: State): boolean | Promise<boolean>
   teardown?(state: State): void | Promise<void>
@@ -142,8 +165,22 @@ export function definePredictor<
   Output extends OutputType,
   State = undefined,
   Prepared = undefined,
->(predictor: Predictor<Input, Output, State, Prepared>): Predictor<Input, Output, State, Prepared> {
+  TrainingInput extends z.ZodObject = z.ZodObject,
+  TrainingOutput extends OutputType = OutputType,
+>(
+  predictor: Predictor<Input, Output, State, Prepared, TrainingInput, TrainingOutput>,
+): Predictor<Input, Output, State, Prepared, TrainingInput, TrainingOutput> {
   return predictor
+}
+
+/**
+ * Types a training that stands in a module of its own, for a Predictor's `train` or for `train` in cog.yaml: `input` from the
+ * schema, `state` from what `run` declares its second parameter as.
+ */
+export function defineTraining<Input extends z.ZodObject, Output extends OutputType, State = unknown>(
+  training: Training<Input, Output, State>,
+): Training<Input, Output, State> {
+  return training
 }
 
 /** Thrown by `check`: one input cannot be served. The client gets a 422 that names the field. */

@@ -5,6 +5,7 @@ import type {
   OpenApiDocument,
   ReadyMessage,
   RunEvent,
+  RunKind,
   SetupRequest,
   ToWorker,
   Worker,
@@ -53,6 +54,8 @@ export interface Setup {
 }
 
 export interface NewPrediction {
+  /** Default: a prediction. A training may be asked for once {@link Service.trains} is true. */
+  readonly kind?: RunKind
   /** Drawn if absent. */
   readonly id: string | undefined
   /** As it was sent: not yet validated. */
@@ -155,6 +158,11 @@ export class Service {
     return this.#ready?.streaming
   }
 
+  /** Whether there are trainings; undefined before setup is over. */
+  get trains(): boolean | undefined {
+    return this.#ready && this.#ready.training !== undefined
+  }
+
   get status(): ServiceStatus {
     if (this.#status !== 'READY') return this.#status
     return this.#runs.size < this.#ready!.concurrency ? 'READY' : 'BUSY'
@@ -179,7 +187,7 @@ export class Service {
   async create(request: NewPrediction): Promise<Prediction> {
     // Before the first setup is over the schema is not known, so that even a bad input gets a 503.
     if (!this.#ready) throw ServerError.of('NOT_READY', {})
-    const checked = checkInput(request.input, this.#ready.document)
+    const checked = checkInput(request.input, this.#ready.document, request.kind)
     if (checked.problems) throw ServerError.withDetail('INVALID_INPUT', checked.problems)
     if (this.#draining) throw ServerError.of('DRAINING', {})
     if (this.#status !== 'READY') throw ServerError.of('NOT_READY', {})
@@ -275,10 +283,11 @@ export class Service {
   /** Runs a prediction, or lets it wait where no slot is free. */
   #admit(request: NewPrediction, input: Readonly<Record<string, unknown>>): Promise<Prediction> {
     const key = this.#nextKey++
+    const { document, iterator, training } = this.#ready!
     const prediction = new Prediction({
       id: request.id ?? newId(),
-      input: withoutSecrets(input, this.#ready!.document),
-      iterator: this.#ready!.iterator,
+      input: withoutSecrets(input, document, request.kind),
+      iterator: request.kind === 'training' ? training!.iterator : iterator,
       dollarsPerSecond: this.#options.dollarsPerSecond,
       historyLimit: this.keeps ? LONG_HISTORY_LIMIT : HISTORY_LIMIT,
       queue: this.#queue.limit > 0,
@@ -319,7 +328,8 @@ export class Service {
     this.#runs.set(key, run)
     const { prediction, input, request } = run
     prediction.begin()
-    this.#post({ type: 'predict', key, id: prediction.id, input, context: request.context })
+    const { kind = 'prediction', context } = request
+    this.#post({ type: 'predict', key, kind, id: prediction.id, input, context })
   }
 
   /** Begins what waits, as far as there are free slots. */
@@ -460,7 +470,7 @@ export class Service {
     const numbers = Object.fromEntries(Object.entries(metrics).filter(([, value]) => typeof value === 'number'))
     this.#options.log.info(
       { id: id.slice(0, LONGEST_LOGGED_ID), status, ...(errorName && { errorName }), metrics: numbers },
-      'prediction',
+      run.request.kind ?? 'prediction',
     )
   }
 

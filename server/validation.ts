@@ -1,4 +1,4 @@
-import type { InputProblem, JsonSchema, OpenApiDocument } from './messages.js'
+import type { InputProblem, JsonSchema, OpenApiDocument, RunKind } from './messages.js'
 import { isSecret, MASK } from './secret.js'
 
 /** What is left of a request's `input`: the inputs that the schema names, as they were sent. */
@@ -7,7 +7,7 @@ export type CheckedInput =
   | { readonly problems: readonly InputProblem[] }
 
 /**
- * Holds a request's `input` against the component `Input` of openapi.json, in Cog's order and words.
+ * Holds a request's `input` against the component `Input` of openapi.json, or `TrainingInput`, in Cog's order and words.
  *
  * Inputs that the schema does not name are dropped. No type is converted. Null is taken where the schema says
  * `nullable` (Cog refuses it there, although its own schema allows it). Text must be well-formed Unicode and numbers
@@ -17,8 +17,8 @@ export type CheckedInput =
  *   breaks; missing inputs last, in the order of `required`.
  * Source: recorded answers of Cog 0.23.1; the wording is that of the Rust crate `jsonschema`.
  */
-export function checkInput(value: unknown, document: OpenApiDocument): CheckedInput {
-  const schema = document.components.schemas.Input!
+export function checkInput(value: unknown, document: OpenApiDocument, kind: RunKind = 'prediction'): CheckedInput {
+  const schema = inputSchema(document, kind)
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     return { problems: [problem('__root__', `${quote(value)} is not of type "object"`)] }
   }
@@ -43,12 +43,17 @@ export function checkInput(value: unknown, document: OpenApiDocument): CheckedIn
 export function withoutSecrets(
   input: Readonly<Record<string, unknown>>,
   document: OpenApiDocument,
+  kind: RunKind = 'prediction',
 ): Readonly<Record<string, unknown>> {
-  const { properties = {} } = document.components.schemas.Input!
+  const { properties = {} } = inputSchema(document, kind)
   const holders = Object.keys(properties).filter((name) => mayHoldSecrets(properties[name]!))
   if (holders.length === 0) return input
   const masked = holders.filter((name) => Object.hasOwn(input, name) && input[name] !== null)
   return { ...input, ...Object.fromEntries(masked.map((name) => [name, MASK])) }
+}
+
+function inputSchema({ components }: OpenApiDocument, kind: RunKind): JsonSchema {
+  return components.schemas[kind === 'training' ? 'TrainingInput' : 'Input']!
 }
 
 /** A secret, or a list or an object that has one inside. */

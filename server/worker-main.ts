@@ -1,6 +1,6 @@
 import { rmSync } from 'node:fs'
-import { pathToFileURL } from 'node:url'
 import { PredictorHost } from './host.js'
+import { loadPredictor } from './load-predictor.js'
 import type { FromWorker, SetupMessage, ToWorker } from './messages.js'
 import type { Predictor } from './predictor.js'
 import { captureStream } from './run-output.js'
@@ -29,13 +29,11 @@ process.on('disconnect', () => {
 })
 
 async function setup(message: SetupMessage): Promise<void> {
-  const { file, name, concurrency, files } = message
+  const { concurrency, files } = message
   folder = message.folder
   let predictor: Predictor
   try {
-    const module: Record<string, unknown> = await import(pathToFileURL(file).href)
-    if (!isPredictor(module[name])) throw new TypeError(`${file} has no Predictor named ${name}: export one`)
-    predictor = module[name]
+    predictor = await loadPredictor(message)
   } catch (error) {
     post({ type: 'setup-failed', reason: error instanceof Error ? `${error.name}: ${error.message}` : String(error) })
     return
@@ -59,8 +57,4 @@ function post(message: FromWorker): Promise<void> | undefined {
   })
   // An error here means a closed channel; `disconnect` follows.
   return process.send!(message, undefined, undefined, () => sent()) ? undefined : drained
-}
-
-function isPredictor(value: unknown): value is Predictor {
-  return typeof value === 'object' && value !== null && 'predict' in value && 'input' in value && 'output' in value
 }

@@ -2,7 +2,7 @@ import t from 'tap'
 import { spawnServer, untilHealth } from '../server/spawn.js'
 import { type ContractCase, readCases, replay } from './replay.js'
 
-const EXPORTS = { 'echo-stream': 'Predictor', 'echo-no-stream': 'NoStream' }
+const EXPORTS = { 'echo-stream': 'Predictor', 'echo-no-stream': 'NoStream', 'echo-train': 'Trainable' }
 
 // Cases with the same needs share a server, unless they end it.
 const groups = new Map<string, ContractCase[]>()

@@ -12,7 +12,7 @@ export interface ContractCase {
   readonly name: string
   readonly about: string
   readonly source: string
-  readonly predictor: 'echo-stream' | 'echo-no-stream'
+  readonly predictor: 'echo-stream' | 'echo-no-stream' | 'echo-train'
   readonly server?: ServerNeeds
   /** Where ours answers otherwise than Cog, on purpose, and why. */
   readonly differs?: string

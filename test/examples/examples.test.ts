@@ -50,7 +50,7 @@ function left(folder: string): string[] {
 }
 
 t.test('every example is tested here', async (t) => {
-  t.strictSame(readdirSync(root).sort(), ['echo', 'files', 'picture', 'slow'])
+  t.strictSame(readdirSync(root).sort(), ['echo', 'files', 'picture', 'slow', 'train'])
 })
 
 t.test('echo gives its text back word by word, whole and as a stream', async (t) => {
@@ -156,4 +156,23 @@ t.test('picture: a seed draws the same PNG each time', async (t) => {
   t.equal(png.toString('latin1', 37, 41), 'IDAT')
   t.equal(inflateSync(png.subarray(41, 41 + size)).length, 4 * (1 + 5 * 3))
   t.equal(png.toString('hex').slice(-24), '0000000049454e44ae426082', 'the end, with its known checksum')
+})
+
+t.test('train: what a training returns is what a prediction goes by', async (t) => {
+  const server = await start(t, 'train')
+  t.match(await (await fetch(server.url)).json(), { trainings_url: '/trainings' })
+  const training = await fetch(`${server.url}/trainings`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ input: { text: 'data:text/plain,a b c a b d a b c', rounds: 2 } }),
+  })
+  const { output, logs, metrics } = (await training.json()) as Answer
+  t.match(output.weights, /^data:application\/json;base64,/)
+  t.equal(logs, 'round 1 of 2: 9 words\nround 2 of 2: 9 words\n')
+  t.equal(metrics.words, 4)
+  t.strictSame((await predict(server, { weights: output.weights, prompt: 'so d', words: 3 })).output, [
+    ' a',
+    ' b',
+    ' c',
+  ])
 })

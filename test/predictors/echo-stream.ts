@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
-import { definePredictor, textStream } from '../../server/predictor.js'
+import { definePredictor, defineTraining, textStream } from '../../server/predictor.js'
 
 /**
  * The model that Cog's contract was recorded with, as an asynchronous generator: chunk i is word i (cyclic) of the
@@ -54,6 +54,16 @@ function chunk(prompt: string, i: number, mode: 'plain' | 'upper' | 'reverse'): 
   if (mode === 'upper') word = word.toUpperCase()
   if (mode === 'reverse') word = [...word].reverse().join('')
   return i === 0 ? word : ` ${word}`
+}
+
+/** The same, trained as it predicts: what Cog's server does on the paths of trainings. */
+export const Trainable = {
+  ...Predictor,
+  train: defineTraining({
+    input: Predictor.input,
+    output: Predictor.output,
+    run: (input, _state, context) => Predictor.predict(input, undefined, { ...context, prepared: undefined }),
+  }),
 }
 
 /** The same without streams. */

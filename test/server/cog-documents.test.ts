@@ -3,7 +3,7 @@ import t from 'tap'
 import { z } from 'zod'
 import { file, outputFile } from '../../server/files.js'
 import { openApiDocument } from '../../server/openapi.js'
-import { iterator, type OutputType, textStream } from '../../server/predictor.js'
+import { iterator, type OutputType, type Training, textStream } from '../../server/predictor.js'
 import { secret } from '../../server/secret.js'
 
 /** What fixtures/cog-models.py declares in Python. */
@@ -16,7 +16,10 @@ const result = z.object({
   count: z.int().default(5),
 })
 
-const models: Record<string, { input?: z.ZodRawShape; output: OutputType }> = {
+const models: Record<
+  string,
+  { input?: z.ZodRawShape; output: OutputType; train?: Pick<Training, 'input' | 'output'> }
+> = {
   Scalars: {
     input: {
       text: z.string().min(2).max(10).regex(/^a.*$/).describe('A text'),
@@ -47,6 +50,10 @@ const models: Record<string, { input?: z.ZodRawShape; output: OutputType }> = {
       flags: z.array(z.boolean()).optional(),
       stop: z.union([z.string(), z.array(z.string())]).describe('Where to stop'),
       extra: z.record(z.string(), z.unknown()).describe('Any object'),
+      until: z
+        .union([z.string(), z.array(z.string())])
+        .optional()
+        .describe('The same, if any'),
     },
     output: z.array(z.string()),
   },
@@ -74,6 +81,36 @@ const models: Record<string, { input?: z.ZodRawShape; output: OutputType }> = {
   CountsByName: { output: z.record(z.string(), z.int()) },
   Ratio: { output: z.number() },
   Objects: { output: z.array(result) },
+  Anything: {
+    input: {
+      value: z.unknown(),
+      described: z.unknown().describe('What comes'),
+      maybe: z.unknown().optional(),
+      several: z.array(z.unknown()).describe('A list of them'),
+    },
+    output: z.unknown(),
+  },
+  AnyList: { output: z.array(z.unknown()) },
+  AnyIterator: { output: iterator(z.unknown()) },
+  AnyField: { output: z.object({ value: z.unknown(), name: z.string() }) },
+  Trained: {
+    input: {
+      prompt: z.string().describe('What to say'),
+      mode: z.enum(['fast', 'best']).default('fast'),
+    },
+    output: textStream(),
+    train: {
+      input: z.object({
+        data: file().describe('What to learn from'),
+        mode: z.enum(['fast', 'best']).default('best'),
+        method: z.enum(['lora', 'full']).default('lora'),
+        steps: z.int().min(1).default(100),
+        seed: z.int().optional(),
+      }),
+      output: z.object({ weights: outputFile() }),
+    },
+  },
+  TrainedInSteps: { output: z.string(), train: { input: z.object({}), output: iterator(z.string()) } },
 }
 
 const documents: Record<string, unknown> = JSON.parse(
@@ -82,9 +119,18 @@ const documents: Record<string, unknown> = JSON.parse(
 
 t.strictSame(Object.keys(models), Object.keys(documents), 'each model of cog-models.py has its twin here')
 
-for (const [name, { input = {}, output }] of Object.entries(models)) {
+function never(): never {
+  throw new Error('only described')
+}
+
+for (const [name, { input = {}, output, train }] of Object.entries(models)) {
   t.test(`${name}: the document equals what Cog's own generator writes for the model in Python`, async (t) => {
-    const document = openApiDocument({ input: z.object(input), output, streaming: false })
+    const document = openApiDocument({
+      input: z.object(input),
+      output,
+      streaming: false,
+      ...(train && { train: { ...train, run: never } }),
+    })
     t.strictSame(JSON.parse(JSON.stringify(document)), documents[name])
   })
 }

@@ -148,10 +148,14 @@ t.test("cog.yaml names the Predictor and how many run at once, in Cog's own sche
     'predict.ts': '',
     'cog.yaml': 'build:\n  gpu: true\nimage: r8.im/x/y\npredict: "predict.ts:Predictor"\nconcurrency:\n  max: 4\n',
     'run.yaml': 'run: predict.ts:Runner\n',
+    'train.ts': '',
+    'train.yaml': 'run: predict.ts:Runner\ntrain: train.ts:train\n',
   })
   const file = join(folder, 'predict.ts')
   t.strictSame(readCogYaml(join(folder, 'cog.yaml')), { file, name: 'Predictor', concurrency: 4 })
   t.strictSame(readCogYaml(join(folder, 'run.yaml')), { file, name: 'Runner', concurrency: 1 })
+  const train = { file: join(folder, 'train.ts'), name: 'train' }
+  t.strictSame(readCogYaml(join(folder, 'train.yaml')), { file, name: 'Runner', train, concurrency: 1 })
 })
 
 t.test('a cog.yaml that cannot be used is refused with file, field and what is wanted', async (t) => {
@@ -161,6 +165,7 @@ t.test('a cog.yaml that cannot be used is refused with file, field and what is w
     python: ['predict: predict.py:Predictor\n', /predict: must be "file.ts:Name"/],
     zero: ['predict: p.ts:P\nconcurrency: {max: 0}\n', /concurrency.max: .*>=1/],
     broken: ['predict: [\n', /cannot be read as YAML/],
+    training: ['predict: p.ts:P\ntrain: train.py:train\n', /train: must be "file.ts:name"/],
     absent: ['predict: nowhere.ts:P\n', /names nowhere.ts, but there is no .*nowhere.ts/],
   }
   const folder = t.testdir(Object.fromEntries(Object.entries(bad).map(([name, [text]]) => [`${name}.yaml`, text])))

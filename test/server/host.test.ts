@@ -47,7 +47,7 @@ async function turns(count: number): Promise<void> {
 }
 
 const predict = (key: number, input: Record<string, unknown>) =>
-  ({ type: 'predict', key, id: `p${key}`, input, context: { tenant: 'a' } }) as const
+  ({ type: 'predict', kind: 'prediction', key, id: `p${key}`, input, context: { tenant: 'a' } }) as const
 
 t.test('types flow from the schema, setup and check to predict, with nothing written twice', async (t) => {
   const predictor = definePredictor({

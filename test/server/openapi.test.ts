@@ -77,7 +77,10 @@ t.test('lists, objects and alternatives are written out; only bounds that the au
       'x-order': 0,
     },
     stop: {
-      anyOf: [{ type: 'string' }, { type: 'array', items: { type: 'string' } }],
+      anyOf: [
+        { type: 'string', nullable: true },
+        { type: 'array', items: { type: 'string' }, nullable: true },
+      ],
       default: null,
       nullable: true,
       title: 'Stop',
