@@ -3,14 +3,15 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BodyReader } from './body.js'
 import { parseCancelAfter } from './cancel-after.js'
 import { COG_RELEASE } from './cog-release.js'
+import { type Envelope, readEnvelope } from './envelope.js'
 import { ServerError } from './errors.js'
-import { JsonError, parseJson, stringifySorted } from './json.js'
+import { stringifySorted } from './json.js'
 import type { HttpLimits } from './limits.js'
 import type { RunKind } from './messages.js'
 import type { Prediction } from './prediction.js'
 import { StreamReaders } from './readers.js'
 import type { Health, Place, Schedule, Service } from './service.js'
-import { WEBHOOK_EVENTS, type Webhook, type WebhookEvent, type Webhooks } from './webhooks.js'
+import type { Webhooks } from './webhooks.js'
 
 export interface CogRoutesOptions {
   readonly service: Service
@@ -274,67 +275,4 @@ function traceOf(headers: IncomingHttpHeaders): Record<string, string> {
   return Object.fromEntries(
     names.flatMap((name) => (headers[name] === undefined ? [] : [[name, String(headers[name])]])),
   )
-}
-
-interface Envelope {
-  readonly id: string | undefined
-  readonly webhook: Omit<Webhook, 'trace'> | undefined
-  readonly input: unknown
-  readonly context: Readonly<Record<string, string>>
-}
-
-async function readEnvelope(request: FastifyRequest, bodies: BodyReader): Promise<Envelope> {
-  const type = request.headers['content-type']
-  // As Cog does: without a content type the body is not read, and counts as {}.
-  if (type === undefined) return parseEnvelope({})
-  if (!isJson(type)) throw ServerError.of('BODY_TYPE', {})
-  const body = await bodies.read(request.raw)
-  try {
-    return parseEnvelope(parseJson(body))
-  } catch (error) {
-    if (error instanceof JsonError) throw ServerError.of('BODY_NOT_JSON', { reason: error.message })
-    throw error
-  }
-}
-
-/** `application/json` or `application/…+json`, in any case, with any parameters. */
-function isJson(contentType: string): boolean {
-  return /^application\/(?:json|[^;\s]+\+json)$/i.test(contentType.split(';')[0]!.trim())
-}
-
-/** Fields that are not known are ignored, whatever their type. */
-function parseEnvelope(body: unknown): Envelope {
-  if (!isObject(body)) throw wrongShape('', body, 'struct PredictionRequest')
-  const { id, input, context = {}, webhook, webhook_events_filter: events = WEBHOOK_EVENTS } = body
-  if (id !== undefined && id !== null && typeof id !== 'string') throw wrongShape('id: ', id, 'a string')
-  if (webhook !== undefined && webhook !== null && typeof webhook !== 'string') {
-    throw wrongShape('webhook: ', webhook, 'a string')
-  }
-  if (!Array.isArray(events)) throw wrongShape('webhook_events_filter: ', events, 'a sequence')
-  for (const event of events) {
-    if (!isWebhookEvent(event)) throw wrongShape('webhook_events_filter: ', event, WEBHOOK_EVENTS.join(' or '))
-  }
-  if (!isObject(context)) throw wrongShape('context: ', context, 'a map')
-  for (const [name, value] of Object.entries(context)) {
-    if (typeof value !== 'string') throw wrongShape(`context.${name}: `, value, 'a string')
-  }
-  return {
-    id: id ?? undefined,
-    input: input ?? {},
-    context: context as Record<string, string>,
-    webhook: typeof webhook === 'string' ? { url: webhook, events: new Set<WebhookEvent>(events) } : undefined,
-  }
-}
-
-function isWebhookEvent(value: unknown): value is WebhookEvent {
-  return WEBHOOK_EVENTS.some((event) => event === value)
-}
-
-function wrongShape(field: string, found: unknown, wanted: string): ServerError {
-  const type = found === null ? 'null' : Array.isArray(found) ? 'sequence' : isObject(found) ? 'map' : typeof found
-  return ServerError.of('BODY_SHAPE', { field, found: type, wanted })
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

@@ -31,6 +31,12 @@ export const ERRORS = {
     message:
       'Failed to deserialize the JSON body into the target type: {field}invalid type: {found}, expected {wanted}',
   },
+  /** Cog: the words up to the first colon. */
+  DUPLICATE_FIELD: {
+    status: 422,
+    form: 'text',
+    message: 'Failed to deserialize the JSON body into the target type: duplicate field `{field}`',
+  },
   /** Cog. One entry for each broken rule; its wording is in docs/http.md. */
   INVALID_INPUT: { status: 422, form: 'detail', message: '' },
   /** Cog, which says `prediction ID`. */

@@ -1,3 +1,5 @@
+import { endOfString } from './json-source.js'
+
 /** How deep arrays and objects in a request may be nested: what Cog's JSON library takes. */
 export const MAX_JSON_DEPTH = 127
 
@@ -15,16 +17,16 @@ export class JsonError extends Error {
  * `NaN`, `Infinity` and `-Infinity`, which Python's json.dumps writes, are read as non-finite numbers rather than
  * refused, so that validation can name the field that carries one.
  *
- * @param bytes UTF-8, as it came.
- * @throws {JsonError} not UTF-8, not JSON, or nested deeper than {@link MAX_JSON_DEPTH}.
+ * @throws {JsonError} not JSON, or nested deeper than {@link MAX_JSON_DEPTH}.
  */
-export function parseJson(bytes: Uint8Array): unknown {
-  const value = parseText(decodeUtf8(bytes))
+export function parseJson(text: string): unknown {
+  const value = parseText(text)
   if (isDeeperThan(value, MAX_JSON_DEPTH)) throw new JsonError(`nested deeper than ${MAX_JSON_DEPTH} levels`)
   return value
 }
 
-function decodeUtf8(bytes: Uint8Array): string {
+/** @throws {JsonError} not UTF-8. */
+export function decodeUtf8(bytes: Uint8Array): string {
   try {
     return utf8.decode(bytes)
   } catch {
@@ -68,16 +70,6 @@ function withoutWordsForNumbers(text: string): string {
     copied = token.lastIndex
   }
   return written + text.slice(copied)
-}
-
-/** @param from just behind the opening quote. @returns just behind the closing one, or the end of the text. */
-function endOfString(text: string, from: number): number {
-  for (let i = from; i < text.length; i++) {
-    const character = text[i]
-    if (character === '"') return i + 1
-    if (character === '\\') i++
-  }
-  return text.length
 }
 
 /** V8's message quotes the text around the error, which may be a prompt: only what and where is kept. */

@@ -60,6 +60,8 @@ export interface NewPrediction {
   readonly id: string | undefined
   /** As it was sent: not yet validated. */
   readonly input: unknown
+  /** The text that `input` was read from, for errors to show its numbers as they were written. */
+  readonly body?: string
   readonly context: Readonly<Record<string, string>>
   /** Milliseconds from now after which it is canceled, whether it waits or runs. */
   readonly cancelAfterMs?: number | undefined
@@ -184,10 +186,10 @@ export class Service {
    * @throws {ServerError} INVALID_INPUT, then NOT_READY or DRAINING, then AT_CAPACITY, as Cog orders them, or QUEUE_FULL
    *   where there is a queue; or INVALID_INPUT from the Predictor's own check, which takes a slot. Nothing ran.
    */
-  async create(request: NewPrediction): Promise<Prediction> {
+  async create({ body, ...request }: NewPrediction): Promise<Prediction> {
     // Before the first setup is over the schema is not known, so that even a bad input gets a 503.
     if (!this.#ready) throw ServerError.of('NOT_READY', {})
-    const checked = checkInput(request.input, this.#ready.document, request.kind)
+    const checked = checkInput(request.input, { document: this.#ready.document, kind: request.kind, body })
     if (checked.problems) throw ServerError.withDetail('INVALID_INPUT', checked.problems)
     if (this.#draining) throw ServerError.of('DRAINING', {})
     if (this.#status !== 'READY') throw ServerError.of('NOT_READY', {})

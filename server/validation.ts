@@ -1,3 +1,4 @@
+import { quoteJson, withNumbersAsWritten } from './json-source.js'
 import type { InputProblem, JsonSchema, OpenApiDocument, RunKind } from './messages.js'
 import { isSecret, MASK } from './secret.js'
 
@@ -13,14 +14,16 @@ export type CheckedInput =
  * `nullable` (Cog refuses it there, although its own schema allows it). Text must be well-formed Unicode and numbers
  * finite: Cog refuses such a body as a whole, without naming the field.
  *
+ * @param options.body the text of the request that the input was read from: numbers are shown as they are written there.
  * @returns problems by input name in alphabetical order, for one input in the alphabetical order of the keywords that it
  *   breaks; missing inputs last, in the order of `required`.
  * Source: recorded answers of Cog 0.23.1; the wording is that of the Rust crate `jsonschema`.
  */
-export function checkInput(value: unknown, document: OpenApiDocument, kind: RunKind = 'prediction'): CheckedInput {
+export function checkInput(value: unknown, { document, kind = 'prediction', body }: CheckInputOptions): CheckedInput {
   const schema = inputSchema(document, kind)
+  const written = once(() => (body === undefined ? undefined : partOf(withNumbersAsWritten(body), 'input')))
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    return { problems: [problem('__root__', `${quote(value)} is not of type "object"`)] }
+    return { problems: [problem('__root__', `${quoteJson(value, written())} is not of type "object"`)] }
   }
   const sent = value as Record<string, unknown>
   const input: Record<string, unknown> = {}
@@ -28,7 +31,13 @@ export function checkInput(value: unknown, document: OpenApiDocument, kind: RunK
   for (const name of Object.keys(schema.properties ?? {}).sort()) {
     if (!Object.hasOwn(sent, name)) continue
     input[name] = sent[name]
-    const found = violations({ value: sent[name], schema: schema.properties![name]!, path: name, document })
+    const found = violations({
+      value: sent[name],
+      written: () => partOf(written(), name),
+      schema: schema.properties![name]!,
+      path: name,
+      document,
+    })
     problems.push(...found.map(({ path, msg }) => problem(path, msg)))
   }
   for (const name of schema.required ?? []) {
@@ -37,6 +46,12 @@ export function checkInput(value: unknown, document: OpenApiDocument, kind: RunK
     }
   }
   return problems.length > 0 ? { problems } : { input }
+}
+
+export interface CheckInputOptions {
+  readonly document: OpenApiDocument
+  readonly kind?: RunKind | undefined
+  readonly body?: string | undefined
 }
 
 /** An input as it may be shown: with asterisks in the place of secrets. Only of inputs that {@link checkInput} has taken. */
@@ -68,6 +83,8 @@ function problem(path: string, msg: string): InputProblem {
 
 interface Subject {
   readonly value: unknown
+  /** The same with its numbers as they were written, for {@link quoteJson}. Asked for by errors only: it reads the body again. */
+  readonly written: () => unknown
   readonly schema: JsonSchema
   /** Names and indices from the input on, joined by slashes. */
   readonly path: string
@@ -81,6 +98,7 @@ interface Violation {
 
 function violations(subject: Subject): Violation[] {
   const { value, schema, path, document } = subject
+  const shown = () => show(subject)
   if (value === null && schema.nullable) return []
   if (schema.$ref !== undefined) {
     return violations({ ...subject, schema: document.components.schemas[schema.$ref.split('/').at(-1)!]! })
@@ -90,14 +108,14 @@ function violations(subject: Subject): Violation[] {
 
   for (const part of schema.allOf ?? []) found.push(...violations({ ...subject, schema: part }))
   if (schema.anyOf?.every((part) => violations({ ...subject, schema: part }).length > 0)) {
-    refuse(`${show(value, schema)} is not valid under any of the schemas listed in the 'anyOf' keyword`)
+    refuse(`${shown()} is not valid under any of the schemas listed in the 'anyOf' keyword`)
   }
-  if (schema.enum && !schema.enum.includes(value)) refuse(`${show(value, schema)} is not one of ${quote(schema.enum)}`)
-  if (schema.type && !isOfType(value, schema.type)) refuse(`${show(value, schema)} is not of type "${schema.type}"`)
-  else if (typeof value === 'number') checkNumber(value, schema, refuse)
-  else if (typeof value === 'string') checkText(value, schema, refuse)
+  if (schema.enum && !schema.enum.includes(value)) refuse(`${shown()} is not one of ${JSON.stringify(schema.enum)}`)
+  if (typeof value === 'number' && Number.isFinite(value)) checkNumber(value, subject, refuse)
+  else if (typeof value === 'string') checkText(value, subject, refuse)
   else if (Array.isArray(value)) found.push(...checkList(value, subject))
   else if (typeof value === 'object' && value !== null) found.push(...checkObject(value, subject, refuse))
+  if (schema.type && !isOfType(value, schema.type)) refuse(`${shown()} is not of type "${schema.type}"`)
   return found
 }
 
@@ -117,24 +135,27 @@ function isOfType(value: unknown, type: NonNullable<JsonSchema['type']>): boolea
   }
 }
 
-function checkNumber(value: number, schema: JsonSchema, refuse: (msg: string) => void): void {
+function checkNumber(value: number, subject: Subject, refuse: (msg: string) => void): void {
+  const { schema } = subject
   const { minimum, maximum } = schema
+  const shown = () => show(subject)
   const outside = (maximum !== undefined && value > maximum) || (minimum !== undefined && value < minimum)
-  if (schema.type === 'integer' && !outside && !Number.isSafeInteger(value)) {
+  if (schema.type === 'integer' && !outside && Number.isInteger(value) && !Number.isSafeInteger(value)) {
     // JSON.parse has rounded it already: the model would silently get another number than was sent.
-    refuse(`${value} is beyond ±${Number.MAX_SAFE_INTEGER}, where integers are no longer exact`)
+    refuse(`${shown()} is beyond ±${Number.MAX_SAFE_INTEGER}, where integers are no longer exact`)
   }
-  if (minimum !== undefined && value < minimum) refuse(`${value} is less than the minimum of ${minimum}`)
-  if (maximum !== undefined && value > maximum) refuse(`${value} is greater than the maximum of ${maximum}`)
+  if (minimum !== undefined && value < minimum) refuse(`${shown()} is less than the minimum of ${minimum}`)
+  if (maximum !== undefined && value > maximum) refuse(`${shown()} is greater than the maximum of ${maximum}`)
   if (schema.exclusiveMinimum && value === minimum) {
-    refuse(`${value} is less than or equal to the minimum of ${minimum}`)
+    refuse(`${shown()} is less than or equal to the minimum of ${minimum}`)
   }
   if (schema.exclusiveMaximum && value === maximum) {
-    refuse(`${value} is greater than or equal to the maximum of ${maximum}`)
+    refuse(`${shown()} is greater than or equal to the maximum of ${maximum}`)
   }
 }
 
-function checkText(value: string, schema: JsonSchema, refuse: (msg: string) => void): void {
+function checkText(value: string, subject: Subject, refuse: (msg: string) => void): void {
+  const { schema } = subject
   const loneSurrogate = value.search(/\p{Surrogate}/u)
   if (loneSurrogate >= 0) {
     refuse(`the text has a lone surrogate at index ${loneSurrogate}, which no UTF-8 can carry`)
@@ -144,13 +165,13 @@ function checkText(value: string, schema: JsonSchema, refuse: (msg: string) => v
   // Characters, as JSON Schema counts them, not UTF-16 units.
   const length = minLength === undefined && maxLength === undefined ? 0 : [...value].length
   if (maxLength !== undefined && length > maxLength) {
-    refuse(`${show(value, schema)} is longer than ${maxLength} ${plural(maxLength, 'character')}`)
+    refuse(`${show(subject)} is longer than ${maxLength} ${plural(maxLength, 'character')}`)
   }
   if (minLength !== undefined && length < minLength) {
-    refuse(`${show(value, schema)} is shorter than ${minLength} ${plural(minLength, 'character')}`)
+    refuse(`${show(subject)} is shorter than ${minLength} ${plural(minLength, 'character')}`)
   }
   if (pattern !== undefined && !new RegExp(pattern, 'u').test(value)) {
-    refuse(`${show(value, schema)} does not match ${quote(pattern)}`)
+    refuse(`${show(subject)} does not match ${JSON.stringify(pattern)}`)
   }
 }
 
@@ -159,15 +180,13 @@ function checkList(value: readonly unknown[], subject: Subject): Violation[] {
   const found =
     items === undefined
       ? []
-      : value.flatMap((item, index) =>
-          violations({ ...subject, value: item, schema: items, path: `${subject.path}/${index}` }),
-        )
+      : value.flatMap((item, index) => violations({ ...partOfSubject(subject, index), value: item, schema: items }))
   const refuse = (msg: string) => found.push({ path: subject.path, msg })
   if (maxItems !== undefined && value.length > maxItems) {
-    refuse(`${show(value, subject.schema)} has more than ${maxItems} ${plural(maxItems, 'item')}`)
+    refuse(`${show(subject)} has more than ${maxItems} ${plural(maxItems, 'item')}`)
   }
   if (minItems !== undefined && value.length < minItems) {
-    refuse(`${show(value, subject.schema)} has less than ${minItems} ${plural(minItems, 'item')}`)
+    refuse(`${show(subject)} has less than ${minItems} ${plural(minItems, 'item')}`)
   }
   return found
 }
@@ -175,11 +194,11 @@ function checkList(value: readonly unknown[], subject: Subject): Violation[] {
 function checkObject(value: object, subject: Subject, refuse: (msg: string) => void): Violation[] {
   const { properties = {}, required = [] } = subject.schema
   for (const name of required) {
-    if (!Object.hasOwn(value, name)) refuse(`${quote(name)} is a required property`)
+    if (!Object.hasOwn(value, name)) refuse(`${JSON.stringify(name)} is a required property`)
   }
   return Object.entries(value).flatMap(([name, item]) =>
     Object.hasOwn(properties, name)
-      ? violations({ ...subject, value: item, schema: properties[name]!, path: `${subject.path}/${name}` })
+      ? violations({ ...partOfSubject(subject, name), value: item, schema: properties[name]! })
       : [],
   )
 }
@@ -189,11 +208,26 @@ function plural(count: number, noun: string): string {
 }
 
 /** What an error shows of a value that breaks a schema's rule: nothing of a secret. */
-function show(value: unknown, schema: JsonSchema): string {
-  return mayHoldSecrets(schema) ? quote(MASK) : quote(value)
+function show({ value, written, schema }: Subject): string {
+  return mayHoldSecrets(schema) ? JSON.stringify(MASK) : quoteJson(value, written())
 }
 
-/** The value as compact JSON; non-finite numbers, which JSON lacks, by their names. */
-function quote(value: unknown): string {
-  return typeof value === 'number' && !Number.isFinite(value) ? 'a non-finite number' : JSON.stringify(value)
+/** Where an item of a list, or a field of an object, stands. */
+function partOfSubject(
+  { path, written, document }: Subject,
+  key: string | number,
+): Pick<Subject, 'path' | 'written' | 'document'> {
+  return { path: `${path}/${key}`, written: () => partOf(written(), key), document }
+}
+
+function partOf(value: unknown, key: string | number): unknown {
+  return (value as Readonly<Record<string, unknown>> | undefined)?.[key]
+}
+
+function once<Value>(make: () => Value): () => Value {
+  let made: { value: Value } | undefined
+  return () => {
+    made ??= { value: make() }
+    return made.value
+  }
 }

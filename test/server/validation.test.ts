@@ -24,7 +24,8 @@ const document = openApiDocument({
   streaming: true,
 })
 
-const problems = (input: unknown) => checkInput(input, document).problems?.map(({ loc, msg }) => `${loc[2]}: ${msg}`)
+const problems = (input: unknown) =>
+  checkInput(input, { document }).problems?.map(({ loc, msg }) => `${loc[2]}: ${msg}`)
 
 t.test('each broken rule is told in the words of Cog, and the field is named', async (t) => {
   // The words were read off coglet 0.23.1, which was given the same schema.
@@ -34,6 +35,7 @@ t.test('each broken rule is told in the words of Cog, and the field is named', a
     [{ n: '5' }, ['n: "5" is not of type "integer"']],
     [{ n: true }, ['n: true is not of type "integer"']],
     [{ n: 5.5 }, ['n: 5.5 is not of type "integer"']],
+    [{ n: 0.5 }, ['n: 0.5 is less than the minimum of 1', 'n: 0.5 is not of type "integer"']],
     [{ n: null }, ['n: null is not of type "integer"']],
     [{ ratio: 0 }, ['ratio: 0 is less than or equal to the minimum of 0']],
     [{ ratio: 1 }, ['ratio: 1 is greater than or equal to the maximum of 1']],
@@ -90,7 +92,7 @@ t.test('problems come by input name, missing ones last', async (t) => {
     output: z.string(),
     streaming: false,
   })
-  t.strictSame(checkInput({ b: 'x', a: 'y' }, strict).problems, [
+  t.strictSame(checkInput({ b: 'x', a: 'y' }, { document: strict }).problems, [
     { loc: ['body', 'input', 'a'], msg: '"y" is not of type "integer"', type: 'value_error' },
     { loc: ['body', 'input', 'b'], msg: '"x" is not of type "integer"', type: 'value_error' },
     { loc: ['body', 'input', 'zeta'], msg: 'Field required', type: 'value_error.missing' },
@@ -100,9 +102,9 @@ t.test('problems come by input name, missing ones last', async (t) => {
 
 t.test('what is right is kept as it was sent, and what is not known is dropped', async (t) => {
   const sent = { prompt: '😀', n: 5.0, stop: ['a'], big: null, unknown: 1, constructor: 2 }
-  t.strictSame(checkInput(sent, document), { input: { prompt: '😀', n: 5, stop: ['a'], big: null } })
-  t.strictSame(checkInput(JSON.parse('{"__proto__": {"n": 0}}'), document), { input: {} })
-  t.strictSame(checkInput({ letter: '😀' }, document), { input: { letter: '😀' } }, 'an emoji is one character')
+  t.strictSame(checkInput(sent, { document }), { input: { prompt: '😀', n: 5, stop: ['a'], big: null } })
+  t.strictSame(checkInput(JSON.parse('{"__proto__": {"n": 0}}'), { document }), { input: {} })
+  t.strictSame(checkInput({ letter: '😀' }, { document }), { input: { letter: '😀' } }, 'an emoji is one character')
 })
 
 t.test('no JSON makes it throw, and what it lets through is what was sent', async () => {
@@ -110,9 +112,35 @@ t.test('no JSON makes it throw, and what it lets through is what was sent', asyn
   const input = fc.dictionary(fc.oneof(fc.constantFrom(...names), fc.string()), fc.jsonValue({ maxDepth: 3 }))
   fc.assert(
     fc.property(fc.oneof(input, fc.jsonValue()), (value) => {
-      const checked = checkInput(value, document)
+      const checked = checkInput(value, { document })
       if (checked.problems) return checked.problems.length > 0
       return Object.entries(checked.input).every(([name, item]) => (value as Record<string, unknown>)[name] === item)
     }),
   )
+})
+
+t.test('numbers are shown as they were written, where the body is known', async (t) => {
+  // The words were read off coglet 0.23.1.
+  const told: [input: string, msgs: string[]][] = [
+    ['{"n":1e3}', ['n: 1000.0 is greater than the maximum of 100']],
+    ['{"n":1000}', ['n: 1000 is greater than the maximum of 100']],
+    ['{"n":-0}', ['n: -0.0 is less than the minimum of 1']],
+    ['{"n":1e16}', ['n: 1e+16 is greater than the maximum of 100']],
+    ['{"n":18446744073709551615}', ['n: 18446744073709551615 is greater than the maximum of 100']],
+    ['{"n":18446744073709551616}', ['n: 1.8446744073709552e+19 is greater than the maximum of 100']],
+    ['{"mode":1.0}', ['mode: 1.0 is not one of ["plain","upper"]', 'mode: 1.0 is not of type "string"']],
+    ['{"code":[1,2.0,{"b":1E2,"a":"1.0"}]}', ['code: [1,2.0,{"a":"1.0","b":100.0}] is not of type "string"']],
+    ['{"stop":["a",2.0]}', ['stop/1: 2.0 is not of type "string"']],
+    ['{"messages":[{"role":3.0,"content":""}]}', ['messages/0/role: 3.0 is not one of ["user","model"]']],
+    ['5.0', ['__root__: 5.0 is not of type "object"']],
+  ]
+  for (const [input, msgs] of told) {
+    const body = `{"id": "1.0", "input": ${input}}`
+    const { problems } = checkInput(JSON.parse(input), { document, body })
+    t.match(
+      problems?.map(({ loc, msg }) => `${loc[2]}: ${msg}`),
+      msgs,
+      input,
+    )
+  }
 })
