@@ -177,6 +177,28 @@ export const serverSettings = z.object({
     .optional()
     .describe('Signs every webhook, as Standard Webhooks and Replicate do')
     .meta({ range: 'whsec_ and at least 24 bytes in base64' }),
+  COG_SETUP_TIMEOUT: numeric(z.int().min(0).max(604_800))
+    .default(0)
+    .describe(
+      "Seconds that the Predictor's setup may take, the download of a model included; then its process is ended and the setup has failed. 0: as long as it likes",
+    )
+    .meta({ range: 'a whole number from 0 to 604800' }),
+  COG_STREAM_HISTORY_CAPACITY: numeric(z.int().min(0).max(1_000_000))
+    .optional()
+    .describe(
+      "How many of a prediction's last events are kept for streams that join it later; with 0 they get only what comes from then on",
+    )
+    .meta({
+      range: 'a whole number from 0 to 1000000',
+      shownDefault: '1024, with `KEEP_SECONDS` or `RESUME_SECONDS` 16384',
+    }),
+  KUBERNETES_SERVICE_HOST: z
+    .string()
+    .optional()
+    .describe(
+      'Set by Kubernetes itself. Where it is, the empty file /var/run/cog/ready is there while predictions are taken',
+    )
+    .meta({ range: 'any text' }),
   COG_THROTTLE_RESPONSE_INTERVAL: numeric(z.number().min(0).max(3600))
     .default(0.5)
     .describe('Seconds after a webhook in which none is sent for `logs`')
@@ -189,6 +211,8 @@ export type ServerSettings = z.output<typeof serverSettings>
 const COG_FALLBACKS: ReadonlyMap<keyof ServerSettings, string | undefined> = new Map([
   ['COG_LOG_LEVEL', undefined],
   ['COG_MAX_CONCURRENCY', '1'],
+  ['COG_SETUP_TIMEOUT', undefined],
+  ['COG_STREAM_HISTORY_CAPACITY', undefined],
   ['COG_THROTTLE_RESPONSE_INTERVAL', undefined],
 ])
 

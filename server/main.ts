@@ -6,6 +6,7 @@ import type { Logger } from 'pino'
 import type { ServerSettings } from './config.js'
 import type { LoggerOptions } from './logger.js'
 import type { SetupProgress } from './predictor.js'
+import { READINESS_FILE, setReadinessFile } from './readiness-file.js'
 import type { Schedule, Service } from './service.js'
 import { WorkerProcess } from './worker.js'
 
@@ -18,6 +19,8 @@ export interface StartOptions {
   readonly check?: () => Promise<void>
   /** Makes the logger. Default: one that writes to stdout. */
   readonly createLog?: (options: Pick<LoggerOptions, 'level' | 'format'>) => Logger | Promise<Logger>
+  /** The file that tells Kubernetes of readiness. Default: Cog's. */
+  readonly readinessFile?: string
   /** Reports of a long setup. */
   readonly onProgress?: (report: SetupProgress) => void
 }
@@ -98,15 +101,21 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
   const createLog = options.createLog ?? ((wanted) => createLogger({ ...wanted, stream: process.stdout }))
   const log = await createLog(logOptionsOf(settings))
   for (const note of notes) log.warn(note)
+  const { COG_SETUP_TIMEOUT, COG_STREAM_HISTORY_CAPACITY } = settings
   const service = new Service({
     worker,
-    predictor: { ...readCogYaml(options.cogFile ?? packageCogFile(), settings), files: fileLimitsOf(settings) },
+    predictor: {
+      ...readCogYaml(options.cogFile ?? packageCogFile(), settings),
+      files: fileLimitsOf(settings),
+      ...(COG_SETUP_TIMEOUT > 0 && { limitMs: COG_SETUP_TIMEOUT * 1000 }),
+    },
     dollarsPerSecond: priceOf(settings),
     log,
     schedule,
     now,
     queueLimit: settings.QUEUE,
     keepMs: Math.max(settings.KEEP_SECONDS, settings.RESUME_SECONDS) * 1000,
+    ...(COG_STREAM_HISTORY_CAPACITY !== undefined && { historyLimit: COG_STREAM_HISTORY_CAPACITY }),
     ...(options.onProgress && { onProgress: options.onProgress }),
   })
   return { service, settings, log }
@@ -143,6 +152,10 @@ async function listen(worker: WorkerProcess, options: StartOptions): Promise<Run
     port: settings.PORT,
     listenTextResolver: (address) => `listening on ${address}`,
   })
+  if (settings.KUBERNETES_SERVICE_HOST !== undefined) {
+    const file = options.readinessFile ?? READINESS_FILE
+    service.onReadiness((ready) => setReadinessFile(file, ready, log))
+  }
   const { address, port, family } = app.server.address() as AddressInfo
   const url = `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
 

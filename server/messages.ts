@@ -34,7 +34,10 @@ export interface SetupMessage extends ModuleExport {
 }
 
 /** What the owner of a worker says; the worker itself knows the folder. */
-export type SetupRequest = Omit<SetupMessage, 'folder'>
+export interface SetupRequest extends Omit<SetupMessage, 'folder'> {
+  /** How long a setup may take, in milliseconds; then its process is ended. Default: as long as it likes. */
+  readonly limitMs?: number
+}
 
 export interface PredictMessage {
   readonly type: 'predict'
@@ -144,4 +147,6 @@ export interface Worker {
 export type WorkerEvent =
   | FromWorker
   | { readonly type: 'starting' }
+  /** The setup took longer than it may; `died` follows. */
+  | { readonly type: 'setup-timed-out' }
   | { readonly type: 'died'; readonly ending: string; readonly restarts: boolean }

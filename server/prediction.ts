@@ -31,7 +31,7 @@ export interface PredictionOptions {
   /** Whether `output` is a list of pieces rather than one value. */
   readonly iterator: boolean
   readonly dollarsPerSecond: number
-  /** How many of the last events are kept for readers that come later. */
+  /** How many of the last events are kept for readers that come later; with 0 they get only what comes from then on. */
   readonly historyLimit: number
   /** Whether it may have to wait: then `queue_time` is among its metrics. */
   readonly queue?: boolean
@@ -162,10 +162,12 @@ export class Prediction {
   } {
     this.#listeners.add(listener)
     const first = this.#eventsDropped
+    // As Cog does: who asks for no event by its number misses none where none is kept. But of an end there is nothing to come.
+    const expected = this.#options.historyLimit === 0 && after < 0 && !this.isFinal ? first : after + 1
     const next = Math.min(Math.max(after + 1, first), first + this.#events.length)
     return {
       events: this.#events.slice(next - first),
-      dropped: Math.max(0, first - (after + 1)),
+      dropped: Math.max(0, first - expected),
       next,
       unsubscribe: () => this.#listeners.delete(listener),
     }

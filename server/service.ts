@@ -29,6 +29,8 @@ export interface ServiceOptions {
   readonly schedule: Schedule
   /** Milliseconds on a clock that never goes back. */
   readonly now: () => number
+  /** How many of a prediction's last events are kept for readers that join it. Default: 1,024, or 16,384 if they may come back. */
+  readonly historyLimit?: number
   /** How many predictions may wait for a slot; default 0: none, as in Cog. */
   readonly queueLimit?: number
   /** How long a prediction that has ended can be asked for, in milliseconds; default 0: not at all, as in Cog. */
@@ -128,8 +130,11 @@ export class Service {
   #ready: ReadyMessage | undefined
   #status: 'STARTING' | 'READY' | 'SETUP_FAILED' | 'DEFUNCT' = 'STARTING'
   #setup: Setup = { startedAt: new Date(), status: 'starting', logs: '' }
+  #setupStartedMs = 0
   #draining = false
   #leaving = false
+  #isReady = false
+  #onReadiness: (ready: boolean) => void = () => {}
   #idle: (() => void) | undefined
   #healthcheck: { call: number; answer: Promise<string | null>; resolve: (error: string | null) => void } | undefined
   #setupDone!: (status: 'succeeded' | 'failed') => void
@@ -245,9 +250,16 @@ export class Service {
     return keys.length + waiting.length > 0
   }
 
+  /** Tells the one listener, now and whenever it changes, whether predictions should be sent here. */
+  onReadiness(listener: (ready: boolean) => void): void {
+    this.#onReadiness = listener
+    listener(this.#isReady)
+  }
+
   /** From now on it says that it is leaving, to whoever asks before sending; it still takes predictions. */
   leave(): void {
     this.#leaving = true
+    this.#tellReadiness()
   }
 
   get isLeaving(): boolean {
@@ -260,7 +272,7 @@ export class Service {
    * @returns when none runs; a Predictor that does not obey the cancel is given up after `graceMs` more.
    */
   async drain({ limitMs, graceMs }: { readonly limitMs: number; readonly graceMs: number }): Promise<void> {
-    this.#leaving = true
+    this.leave()
     this.#draining = true
     if (this.#isIdle) return
     const idle = new Promise<void>((resolve) => {
@@ -291,7 +303,7 @@ export class Service {
       input: withoutSecrets(input, document, request.kind),
       iterator: request.kind === 'training' ? training!.iterator : iterator,
       dollarsPerSecond: this.#options.dollarsPerSecond,
-      historyLimit: this.keeps ? LONG_HISTORY_LIMIT : HISTORY_LIMIT,
+      historyLimit: this.#options.historyLimit ?? (this.keeps ? LONG_HISTORY_LIMIT : HISTORY_LIMIT),
       queue: this.#queue.limit > 0,
       now: this.#options.now,
     })
@@ -370,8 +382,9 @@ export class Service {
     const { log } = this.#options
     switch (event.type) {
       case 'starting':
-        this.#status = 'STARTING'
+        this.#enter('STARTING')
         this.#setup = { startedAt: new Date(), status: 'starting', logs: '' }
+        this.#setupStartedMs = this.#options.now()
         return
       case 'log': {
         const inSetup = this.#status === 'STARTING'
@@ -384,7 +397,7 @@ export class Service {
         return
       case 'ready':
         this.#ready = event
-        this.#status = 'READY'
+        this.#enter('READY')
         this.#setup = { ...this.#setup, completedAt: new Date(), status: 'succeeded' }
         log.info({ concurrency: event.concurrency, setupMs: this.#setupMs() }, 'ready')
         this.#setupDone('succeeded')
@@ -393,9 +406,12 @@ export class Service {
       case 'setup-failed':
         this.#setupFailed(`worker setup failed: ${event.reason}`)
         return
+      case 'setup-timed-out':
+        this.#setupFailed('worker setup timed out')
+        return
       case 'defunct':
         log.error({ reason: event.reason }, 'the Predictor has given up')
-        if (this.#status === 'READY') this.#status = 'DEFUNCT'
+        if (this.#status === 'READY') this.#enter('DEFUNCT')
         return
       case 'died':
         this.#died(event)
@@ -487,15 +503,16 @@ export class Service {
   #died({ ending, restarts }: Extract<WorkerEvent, { type: 'died' }>): void {
     const counts = { running: this.#runs.size, waiting: this.#queue.length }
     this.#options.log.error({ ending, restarts, ...counts }, 'worker died')
-    if (restarts) this.#status = 'DEFUNCT'
-    else this.#setupFailed(`worker crashed: ${ending}`)
+    if (restarts) this.#enter('DEFUNCT')
+    // A setup that had failed before tells why already.
+    else if (this.#status !== 'SETUP_FAILED') this.#setupFailed(`worker crashed: ${ending}`)
     this.#healthcheck?.resolve('worker crashed')
     const error = fill(PREDICTION_ERRORS.WORKER_CRASHED, { ending })
     for (const key of [...this.#runs.keys()]) this.#end(key, (prediction) => prediction.fail(error), 'WORKER_CRASHED')
   }
 
   #setupFailed(reason: string): void {
-    this.#status = 'SETUP_FAILED'
+    this.#enter('SETUP_FAILED')
     // As Cog does: after a failure only the reason, not the lines before it.
     this.#setup = { ...this.#setup, completedAt: new Date(), status: 'failed', logs: reason }
     this.#options.log.error({ setupMs: this.#setupMs() }, reason)
@@ -503,7 +520,19 @@ export class Service {
   }
 
   #setupMs(): number {
-    return Number(this.#setup.completedAt) - Number(this.#setup.startedAt)
+    return Math.round(this.#options.now() - this.#setupStartedMs)
+  }
+
+  #enter(status: Exclude<ServiceStatus, 'BUSY'>): void {
+    this.#status = status
+    this.#tellReadiness()
+  }
+
+  #tellReadiness(): void {
+    const ready = this.#status === 'READY' && !this.#leaving
+    if (ready === this.#isReady) return
+    this.#isReady = ready
+    this.#onReadiness(ready)
   }
 
   /** One question at a time: those who ask meanwhile share its answer. */

@@ -25,8 +25,8 @@ const DEFUNCT_MS = 1000
  *
  * The child is forked by the constructor, before anyone knows what it will host, so that its start overlaps with ours.
  * Waits before restarts double from 100 ms to 10 s, and begin anew when a prediction has succeeded: one that sets up well and
- * then fails again and again shall not be started ten times a second. A child that dies in the very first setup is not
- * started again: that setup would fail again.
+ * then fails again and again shall not be started ten times a second. A child that dies in the very first setup, or
+ * takes too long for it, is not started again: that setup would fail again.
  */
 export class WorkerProcess implements Worker {
   readonly #options: Required<WorkerProcessOptions>
@@ -42,6 +42,8 @@ export class WorkerProcess implements Worker {
   /** Why the child that lives now, or lived last, has given up. */
   #gaveUp: string | undefined
   #restarting: { cancel(): void } | undefined
+  /** Ends a setup that takes too long. */
+  #setupLimit: { cancel(): void } | undefined
   #stopping = false
 
   constructor(options: WorkerProcessOptions) {
@@ -67,17 +69,21 @@ export class WorkerProcess implements Worker {
   }
 
   async stop(limitMs: number): Promise<void> {
-    this.#stopping = true
-    this.#restarting?.cancel()
+    this.#stop()
     await this.#end(this.#child, limitMs)
   }
 
   /** Ends the child now, whatever it does. For a process that is about to exit. */
   kill(): void {
-    this.#stopping = true
-    this.#restarting?.cancel()
+    this.#stop()
     this.#child.kill('SIGKILL')
     this.#removeFolder()
+  }
+
+  #stop(): void {
+    this.#stopping = true
+    this.#restarting?.cancel()
+    this.#setupLimit?.cancel()
   }
 
   /** Lets the child tear down, and kills it at the limit. */
@@ -107,12 +113,22 @@ export class WorkerProcess implements Worker {
   }
 
   #begin(): void {
+    const { limitMs, ...setup } = this.#setup!
     this.#listener({ type: 'starting' })
-    this.post({ ...this.#setup!, folder: this.#folder })
+    this.post({ ...setup, folder: this.#folder })
+    if (limitMs !== undefined) this.#setupLimit = this.#options.after(limitMs, () => this.#giveUpSetup())
+  }
+
+  #giveUpSetup(): void {
+    this.#listener({ type: 'setup-timed-out' })
+    // Not to hear that it was ready after all, now that it is to end.
+    this.#child.removeAllListeners('message')
+    this.#child.kill('SIGKILL')
   }
 
   #receive(message: FromWorker): void {
     if (message.type === 'ready') this.#wasReady = true
+    if (message.type === 'ready' || message.type === 'setup-failed') this.#setupLimit?.cancel()
     if (this.#restarts > 0 && message.type === 'batch' && message.events.some(hasSucceeded)) this.#restarts = 0
     this.#listener(message)
     if (message.type === 'defunct' && this.#gaveUp === undefined) {
@@ -132,6 +148,7 @@ export class WorkerProcess implements Worker {
 
   #died(ending: string): void {
     this.#removeFolder()
+    this.#setupLimit?.cancel()
     if (this.#stopping) return
     if (!this.#setup) {
       this.#endedEarly = ending

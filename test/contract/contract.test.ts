@@ -4,15 +4,20 @@ import { type ContractCase, readCases, replay } from './replay.js'
 
 const EXPORTS = { 'echo-stream': 'Predictor', 'echo-no-stream': 'NoStream', 'echo-train': 'Trainable' }
 
-// Cases with the same needs share a server, unless they end it.
+// Cases with the same needs share a server, unless they end it or take long.
 const groups = new Map<string, ContractCase[]>()
 for (const one of readCases()) {
-  const needs = JSON.stringify([one.predictor, one.server, one.exit === undefined ? '' : one.name])
+  const isAlone = one.exit !== undefined || one.seconds !== undefined
+  const needs = JSON.stringify([one.predictor, one.server, isAlone && one.name])
   groups.set(needs, [...(groups.get(needs) ?? []), one])
 }
-for (const cases of groups.values()) {
-  const { predictor, server: needs } = cases[0]!
-  t.test(`${predictor} answers as Cog does${needs ? ` with ${JSON.stringify(needs)}` : ''}`, async (t) => {
+// Side by side, those that take long first: most of the time goes to waiting for servers to start, and for them.
+const inTurn = [...groups.values()].sort((a, b) => (b[0]!.seconds ?? 0) - (a[0]!.seconds ?? 0))
+t.jobs = 3
+for (const cases of inTurn) {
+  const { predictor, server: needs, name } = cases[0]!
+  const what = cases.length === 1 ? `${predictor}: ${name}` : `${predictor} answers as Cog does`
+  t.test(`${what}${needs ? ` with ${JSON.stringify(needs)}` : ''}`, { buffered: true }, async (t) => {
     const folder = t.testdir({})
     const env = Object.entries(needs?.env ?? {}).map(([name, value]) => [name, value.replace('<folder>', folder)])
     const server = await spawnServer(t, folder, {
@@ -22,9 +27,9 @@ for (const cases of groups.values()) {
       env: Object.fromEntries(env),
     })
     await untilHealth(server.url, needs?.until ?? 'READY')
+    const process = { kill: (signal: NodeJS.Signals) => server.process.kill(signal), exit: server.exit }
     for (const one of cases) {
       await t.test(`${one.name}: ${one.about}`, async (t) => {
-        const process = { kill: (signal: NodeJS.Signals) => server.process.kill(signal), exit: server.exit }
         await replay(one, { url: server.url, folder, process })
         t.pass()
       })

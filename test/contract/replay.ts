@@ -20,6 +20,8 @@ export interface ContractCase {
   /** All calls that the test's own receiver gets, in order; it answers the n-th as `webhookReplies` says, else 200. */
   readonly webhooks?: readonly WebhookCall[]
   readonly webhookReplies?: readonly number[]
+  /** It takes so long by its nature. */
+  readonly seconds?: number
   /** The server ends by itself when the steps are through, with this exit code. */
   readonly exit?: number
 }
@@ -80,9 +82,13 @@ interface ExpectedResponse {
   readonly raw?: string
 }
 
-/** `health`: the server says this status. `events`: the answer to request `of` has so many events. `webhooks`: so many calls came. */
+/**
+ * `health`: the server says this status. `answered`: the head of this request's answer is there. `events`: the answer to request
+ * `of` has so many events. `webhooks`: so many calls came.
+ */
 type Condition =
   | { readonly health: string }
+  | { readonly answered: number }
   | { readonly events: number; readonly of: number }
   | { readonly webhooks: number }
 
@@ -237,6 +243,8 @@ async function until(
   for (let tries = 0; tries < 2000; tries++) {
     if ('webhooks' in condition) {
       if (hooks.calls.length >= condition.webhooks) return
+    } else if ('answered' in condition) {
+      if (exchanges[condition.answered]!.response) return
     } else if ('events' in condition) {
       if (exchanges[condition.of]!.events >= condition.events) return
     } else if ((await healthOf(url)) === condition.health) return

@@ -1,5 +1,7 @@
 import { once } from 'node:events'
+import { existsSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { join } from 'node:path'
 import { pino } from 'pino'
 import t from 'tap'
 import { startServer } from '../../server/main.js'
@@ -26,15 +28,20 @@ t.test('a worker that dies takes its predictions with it and nothing else, and a
 })
 
 t.test('a server in this process forks its worker under whatever loader runs, and close ends both', async (t) => {
+  const folder = t.testdir({})
+  const readinessFile = join(folder, 'run', 'ready')
   const server = await startServer({
-    env: { ...process.env, PORT: '0', HOST: '127.0.0.1' },
-    cogFile: writeCogYaml(t.testdir({}), { file: 'echo-stream.ts' }),
+    env: { ...process.env, PORT: '0', HOST: '127.0.0.1', KUBERNETES_SERVICE_HOST: '10.0.0.1' },
+    cogFile: writeCogYaml(folder, { file: 'echo-stream.ts' }),
+    readinessFile,
     createLog: () => pino({ level: 'silent' }),
   })
   t.equal(await server.setup, 'succeeded')
+  t.ok(existsSync(readinessFile), 'told to Kubernetes by a file')
   t.match(await (await post(server.url, { prompt: 'a', n: 1 })).json(), { output: ['a'] })
   await server.close()
   t.notOk(isAlive(server.workerPid!))
+  t.notOk(existsSync(readinessFile))
   await t.rejects(fetch(server.url))
 })
 

@@ -131,6 +131,35 @@ t.test('a late reader gets all events, and learns how many are gone', async (t) 
   t.strictSame(live, [{ name: 'output', data: { chunk: 'e', index: 4 } }])
 })
 
+t.test(
+  'where no event is kept, a late reader gets what comes from then on, and misses nothing that it asked for',
+  async (t) => {
+    const prediction = create({ historyLimit: 0 })
+    prediction.start()
+    prediction.addOutput('a')
+    const live: PredictionEvent[] = []
+    const late = prediction.subscribe((event) => live.push(event))
+    t.match(late, { events: [], dropped: 0, next: 2 })
+    t.match(
+      prediction.subscribe(() => {}, 0),
+      { events: [], dropped: 1, next: 2 },
+      'unless it says what it has',
+    )
+    t.match(
+      prediction.subscribe(() => {}, 1),
+      { events: [], dropped: 0, next: 2 },
+    )
+    prediction.addOutput('b')
+    prediction.succeed()
+    t.match(live, [{ name: 'output', data: { chunk: 'b', index: 1 } }, { name: 'completed' }])
+    t.match(
+      prediction.subscribe(() => {}),
+      { events: [], dropped: 4 },
+      'and nothing comes after the end',
+    )
+  },
+)
+
 t.test('a final state is final, whatever is called in whatever order', async () => {
   const calls = {
     start: (p: Prediction) => p.start(),

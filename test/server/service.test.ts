@@ -72,6 +72,7 @@ t.test('a setup that fails or crashes is final, and its logs are the reason', as
   const failures: [WorkerEvent, string][] = [
     [{ type: 'setup-failed', reason: 'Error: no weights' }, 'worker setup failed: Error: no weights'],
     [{ type: 'died', ending: 'signal SIGKILL', restarts: false }, 'worker crashed: signal SIGKILL'],
+    [{ type: 'setup-timed-out' }, 'worker setup timed out'],
   ]
   for (const [event, logs] of failures) {
     const { worker, service, create } = serve()
@@ -79,7 +80,44 @@ t.test('a setup that fails or crashes is final, and its logs are the reason', as
     t.match(await service.health(), { status: 'SETUP_FAILED', setup: { status: 'failed', logs } })
     t.equal(await service.firstSetup, 'failed')
     await t.rejects(create('a'), { code: 'NOT_READY' })
+    worker.tell({ type: 'died', ending: 'exit code 1', restarts: false })
+    t.match(await service.health(), { status: 'SETUP_FAILED', setup: { logs } }, 'also when the worker ends of it')
   }
+})
+
+t.test('whoever listens hears each time that it begins or ceases to be ready', async (t) => {
+  const { worker, service } = serve()
+  const heard: boolean[] = []
+  service.onReadiness((ready) => heard.push(ready))
+  t.strictSame(heard, [false], 'at once')
+  worker.ready()
+  t.strictSame(heard, [false, true])
+  void service.create({ id: 'a', input: { prompt: 'a' }, context: {}, signal: new AbortController().signal })
+  t.equal(service.status, 'BUSY')
+  worker.tell({ type: 'died', ending: 'exit code 1', restarts: true })
+  worker.tell({ type: 'starting' })
+  t.strictSame(heard, [false, true, false])
+  worker.ready()
+  service.leave()
+  await service.drain({ limitMs: 1000, graceMs: 500 })
+  t.strictSame(heard, [false, true, false, true, false])
+})
+
+t.test('how long a setup took is told by the clock that never jumps', async (t) => {
+  const lines: string[] = []
+  const worker = new ScriptedWorker()
+  const clock = new FakeClock()
+  new Service({
+    worker,
+    predictor: { file: '/p.ts', name: 'P', concurrency: 1, files: TEST_FILES },
+    dollarsPerSecond: 0,
+    log: pino({ level: 'info' }, { write: (line) => lines.push(line) }),
+    schedule: clock.schedule,
+    now: clock.now,
+  })
+  clock.advance(1500)
+  worker.ready()
+  t.match(lines, [/"setupMs":1500,/])
 })
 
 t.test('when the worker dies, what ran fails with the reason, and the next worker serves again', async (t) => {

@@ -37,7 +37,7 @@ class FakeChild extends EventEmitter {
   }
 }
 
-function supervised(begin: 'started' | 'waiting' = 'started') {
+function supervised(begin: 'started' | 'waiting' = 'started', limit: { limitMs?: number } = {}) {
   const children: FakeChild[] = []
   const waits: { ms: number; action: () => void; canceled: boolean }[] = []
   const events: WorkerEvent[] = []
@@ -58,7 +58,7 @@ function supervised(begin: 'started' | 'waiting' = 'started') {
       }
     },
   })
-  const start = () => worker.start(SETUP, (event) => events.push(event))
+  const start = () => worker.start({ ...SETUP, ...limit }, (event) => events.push(event))
   if (begin === 'started') start()
   return { worker, children, waits, events, start, child: () => children.at(-1)! }
 }
@@ -140,6 +140,51 @@ t.test('a setup that fails after one succeeded is tried in a fresh process', asy
     { type: 'setup-failed', reason: 'Error: device busy' },
     { type: 'died', ending: 'signal SIGKILL', restarts: true },
   ])
+})
+
+t.test('a first setup that takes longer than it may is the end of its process, and final', async (t) => {
+  const { children, waits, events, child } = supervised('started', { limitMs: 1000 })
+  t.notOk('limitMs' in child().sent[0]!, 'which the child need not know')
+  t.equal(waits[0]!.ms, 1000)
+  waits[0]!.action()
+  t.equal(child().signalCode, 'SIGKILL')
+  child().emit('message', READY)
+  t.strictSame(events, [
+    { type: 'starting' },
+    { type: 'setup-timed-out' },
+    { type: 'died', ending: 'signal SIGKILL', restarts: false },
+  ])
+  t.equal(children.length, 1)
+})
+
+t.test('a later setup has as long, and is tried again in a fresh process', async (t) => {
+  const { children, waits, events, child } = supervised('started', { limitMs: 1000 })
+  child().emit('message', READY)
+  t.ok(waits[0]!.canceled)
+  child().end(1)
+  waits.at(-1)!.action()
+  waits.at(-1)!.action()
+  t.strictSame(events.slice(-3), [
+    { type: 'starting' },
+    { type: 'setup-timed-out' },
+    { type: 'died', ending: 'signal SIGKILL', restarts: true },
+  ])
+  waits.at(-1)!.action()
+  t.equal(children.length, 3)
+})
+
+t.test('no limit is left behind a setup that fails, a child that dies, or an end', async (t) => {
+  const ends: Record<string, (one: ReturnType<typeof supervised>) => unknown> = {
+    failed: ({ child }) => child().emit('message', { type: 'setup-failed', reason: 'Error: no weights' }),
+    died: ({ child }) => child().end(1),
+    stopped: ({ worker }) => void worker.stop(1000),
+    killed: ({ worker }) => worker.kill(),
+  }
+  for (const [name, end] of Object.entries(ends)) {
+    const one = supervised('started', { limitMs: 1000 })
+    end(one)
+    t.ok(one.waits[0]!.canceled, name)
+  }
 })
 
 t.test('a child that cannot be forked counts as dead', async (t) => {
