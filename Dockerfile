@@ -42,8 +42,8 @@ RUN pip download --quiet --no-cache-dir --no-deps --require-hashes --only-binary
 FROM node AS bezel
 COPY --from=tini /usr/bin/tini /usr/bin/tini
 WORKDIR /bezel
-# A volume takes over the owner of the folder that it covers.
-RUN install -d -o node -g node /models
+# A volume takes over the owner of the folder that it covers. The other is for Cog's readiness file, on Kubernetes.
+RUN install -d -o node -g node /models /var/run/cog
 COPY --from=packages /bezel/node_modules node_modules
 COPY --from=build /bezel/dist dist
 COPY LICENSE package.json cog.yaml ./

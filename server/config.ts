@@ -234,7 +234,8 @@ export function parseServerSettings(
     onFallback(
       `${name} is ${JSON.stringify(given[name])}, but should be ${schema.meta()?.range}. It counts as ${fallback ?? 'not set'}, as in Cog.`,
     )
-    given[name] = fallback
+    delete given[name]
+    if (fallback !== undefined) given[name] = fallback
   }
   const parsed = serverSettings.safeParse(given)
   if (parsed.success) return parsed.data

@@ -31,6 +31,7 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     FILES_SECONDS: 60,
     FILES_FROM_PRIVATE: 'false',
     WEBHOOK_REACH: 'public',
+    COG_SETUP_TIMEOUT: 0,
     COG_THROTTLE_RESPONSE_INTERVAL: 0.5,
   }
   t.strictSame(parseServerSettings({}), defaults)
@@ -86,6 +87,12 @@ t.test("a bad text in a variable of Cog's own counts as something else, as in Co
     })
   }
   t.match(settings({ COG_MAX_CONCURRENCY: '64' }), { COG_MAX_CONCURRENCY: 64, notes: [] })
+  for (const name of ['COG_SETUP_TIMEOUT', 'COG_STREAM_HISTORY_CAPACITY']) {
+    const { notes, ...read } = settings({ [name]: '1.5' })
+    t.strictSame(read, parseServerSettings({}), name)
+    t.match(notes, [`${name} is "1.5", but should be a whole number from 0 to `])
+    t.match(settings({ [name]: '0' }), { [name]: 0, notes: [] })
+  }
   t.match(settings({ COG_LOG_LEVEL: 'loud', COG_THROTTLE_RESPONSE_INTERVAL: '-1' }), {
     COG_LOG_LEVEL: 'info',
     COG_THROTTLE_RESPONSE_INTERVAL: 0.5,

@@ -86,13 +86,13 @@ t.test('a setup that fails or crashes is final, and its logs are the reason', as
 })
 
 t.test('whoever listens hears each time that it begins or ceases to be ready', async (t) => {
-  const { worker, service } = serve()
+  const { worker, service, create } = serve()
   const heard: boolean[] = []
   service.onReadiness((ready) => heard.push(ready))
   t.strictSame(heard, [false], 'at once')
   worker.ready()
   t.strictSame(heard, [false, true])
-  void service.create({ id: 'a', input: { prompt: 'a' }, context: {}, signal: new AbortController().signal })
+  void create('a')
   t.equal(service.status, 'BUSY')
   worker.tell({ type: 'died', ending: 'exit code 1', restarts: true })
   worker.tell({ type: 'starting' })
