@@ -132,6 +132,7 @@ function receipt(end: EndEvent): Record<string, number | string> {
   const rate = (tokens: number, ms: number) => Number(((tokens / ms) * 1000).toFixed(2))
   return {
     input_token_count: end.promptTokens,
+    cached_token_count: end.cachedTokens,
     output_token_count: end.outputTokens,
     ...(end.timeToFirstTokenMs !== undefined && { time_to_first_token: seconds(end.timeToFirstTokenMs) }),
     ...(end.prefillMs > 0 && { prefill_tokens_per_second: rate(end.promptTokens - end.cachedTokens, end.prefillMs) }),

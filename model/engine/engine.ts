@@ -1,4 +1,4 @@
-import { EngineDefunctError, LogitsError, ModelFolderError, RuntimeStoppedError } from '../errors.js'
+import { EngineDefunctError, LogitsError, ModelFolderError, RunCanceledError, RuntimeStoppedError } from '../errors.js'
 import type { ModelFolder } from '../folder.js'
 import type { ReportProgress } from '../progress.js'
 import type { Runtime, RuntimeLog } from '../runtime/types.js'
@@ -26,7 +26,7 @@ export interface EngineOptions {
   readonly slots: number
   /** T: tokens of prompt and answer together; by default, and at most, what the model was made for. */
   readonly contextLength?: number
-  /** Most tokens of a prompt that are read between two steps of those who generate; at least 3. */
+  /** Most tokens of a prompt that are read between two steps of those who generate. */
   readonly chunkTokens?: number
   readonly log?: RuntimeLog
   readonly progress?: ReportProgress
@@ -56,12 +56,24 @@ export interface EngineDescription {
  * (measured: docs/engine.md). For CUDA it is a guess: a GPU is only busy with larger ones.
  */
 const CHUNK_TOKENS = { cpu: 64, cuda: 512 } as const
+/**
+ * A prompt is cut at multiples of it only, since where it is cut may change how its keys and values are rounded. On the CPU
+ * chunks of 16, 32 and 64 that do not cross a multiple of 64 give the same bits (measured: docs/engine.md); on CUDA nobody
+ * has looked, so there it is the whole chunk.
+ */
+const UNIT_TOKENS = { cpu: 16, cuda: CHUNK_TOKENS.cuda } as const
 /** On the CPU another batch costs as much as two rows; on a GPU a row costs next to nothing. */
 const MAX_IDLE_ROWS = { cpu: 2, cuda: Number.POSITIVE_INFINITY } as const
 
 type GenerateStep = Step<Request>
 /** What a step gave each of its requests that was due a token: one, or the reason for none. */
 type Tokens = ReadonlyMap<Request, number | Error>
+
+interface Outcome {
+  /** Whether the cache holds now what the step was to compute. */
+  readonly whole: boolean
+  readonly tokens: Tokens
+}
 
 /**
  * Generates text for many requests at once. Here text becomes ids and ids become text; scheduler, runner and sampler see
@@ -105,6 +117,7 @@ export class Engine implements AsyncDisposable {
       slots: description.slots,
       slotTokens: description.contextLength,
       chunkTokens: description.chunkTokens,
+      unitTokens: unitOf(description.chunkTokens, options.runtime.device.kind),
       maxIdleRows: MAX_IDLE_ROWS[options.runtime.device.kind],
       batchSizes: parts.runner.batchSizes,
     })
@@ -231,12 +244,12 @@ export class Engine implements AsyncDisposable {
   /** The loop: choose the step, run it, apply what it gave. */
   async #serve(): Promise<void> {
     while (!this.#closing) {
-      const step = this.#scheduler.next((request) => request.start())
+      const step = this.#scheduler.next((request, kept) => request.start(kept))
       if (step === undefined) await this.#work()
       else {
-        const tokens = await this.#run(step)
-        this.#apply(step, tokens)
-        await this.#mend(tokens)
+        const outcome = await this.#run(step)
+        this.#apply(step, outcome)
+        await this.#mend(outcome.tokens)
       }
     }
   }
@@ -247,6 +260,7 @@ export class Engine implements AsyncDisposable {
     if (fault === undefined || this.#closing) return
     const { message } = fault.cause instanceof Error ? fault.cause : fault
     this.#log?.warn(`A step failed (${this.#faults.inARow} in a row; ${MOST_FAILED_STEPS} end the engine): ${message}`)
+    this.#scheduler.forget()
     await this.#runner.rebuild()
   }
 
@@ -257,17 +271,21 @@ export class Engine implements AsyncDisposable {
     })
   }
 
-  async #run(step: GenerateStep): Promise<Tokens> {
+  async #run(step: GenerateStep): Promise<Outcome> {
     const abort = new AbortController()
     this.#running = { step, abort }
     try {
+      if (step.kind === 'copy') {
+        await this.#cache.copy(step.from.index, step.slot.index, { start: step.slot.length, tokens: step.tokens })
+        return { whole: true, tokens: new Map() }
+      }
       const due = step.kind === 'prefill' && !step.last ? [] : occupantsOf(step)
       const rows = due.map((request) => request.sampler.row())
       const candidates = await this.#runner.run(batchesOf(step, this.#scheduler.slots), rows, abort.signal)
-      return await this.#sample(due, rows, candidates)
+      return { whole: true, tokens: await this.#sample(due, rows, candidates) }
     } catch (error) {
       const reason = stepError(error)
-      return new Map(occupantsOf(step).map((request) => [request, reason]))
+      return { whole: false, tokens: new Map(occupantsOf(step).map((request) => [request, reason])) }
     }
   }
 
@@ -297,11 +315,13 @@ export class Engine implements AsyncDisposable {
     return tokens
   }
 
-  #apply(step: GenerateStep, tokens: Tokens): void {
+  #apply(step: GenerateStep, { whole, tokens }: Outcome): void {
     this.#running = undefined
-    this.#scheduler.advance(step)
+    if (whole) this.#scheduler.advance(step)
     for (const request of occupantsOf(step)) {
+      if (whole && step.kind === 'copy') request.addCachedTokens(step.tokens)
       const token = tokens.get(request)
+      if (token instanceof Error && !(token instanceof RunCanceledError)) this.#scheduler.discard(request)
       if (this.#leaving.has(request)) this.#finish(request, 'canceled')
       else if (token instanceof Error) this.#finish(request, token)
       else if (token !== undefined) {
@@ -336,6 +356,11 @@ export class Engine implements AsyncDisposable {
     for (const request of this.#live) this.#finish(request, this.#leaving.has(request) ? 'canceled' : this.#defunct)
     if (!this.#closing) this.#onDefunct?.(this.#defunct)
   }
+}
+
+/** As UNIT_TOKENS, or as a whole chunk where a chunk is not made of those. */
+function unitOf(chunkTokens: number, device: keyof typeof UNIT_TOKENS): number {
+  return chunkTokens % UNIT_TOKENS[device] === 0 ? UNIT_TOKENS[device] : chunkTokens
 }
 
 interface EngineParts {

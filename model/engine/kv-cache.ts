@@ -1,5 +1,6 @@
 import { type GemmaConfig, kvBytesPerToken } from '../gemma.js'
-import type { Runtime, Tensor } from '../runtime/types.js'
+import type { Binding, Runtime, Session, Tensor } from '../runtime/types.js'
+import { buildCopyGraph } from './copy-graph.js'
 import { Views } from './views.js'
 
 export interface KVCacheOptions {
@@ -23,14 +24,25 @@ export function slotBytes({ config, slotTokens, type }: Omit<KVCacheOptions, 'sl
 export class KVCache implements AsyncDisposable {
   readonly byteLength: number
   readonly #config: GemmaConfig
+  readonly #slots: number
   readonly #slotTokens: number
   readonly #buffers: ReadonlyMap<string, Views>
+  readonly #runtime: Runtime
+  readonly #copying: Session
 
-  private constructor(options: KVCacheOptions, buffers: ReadonlyMap<string, Views>) {
+  private constructor(
+    runtime: Runtime,
+    options: KVCacheOptions,
+    buffers: ReadonlyMap<string, Views>,
+    copying: Session,
+  ) {
     this.byteLength = options.slots * slotBytes(options)
     this.#config = options.config
+    this.#slots = options.slots
     this.#slotTokens = options.slotTokens
     this.#buffers = buffers
+    this.#runtime = runtime
+    this.#copying = copying
   }
 
   /** @throws {OutOfMemoryError} the device has not that much memory. */
@@ -44,11 +56,12 @@ export class KVCache implements AsyncDisposable {
           buffers.set(`${layer}.${part}`, new Views(await runtime.createTensor({ type, shape, place: 'device' })))
         }
       }
+      const copying = await runtime.openSession({ model: buildCopyGraph(type, copiesOf(config)) })
+      return new KVCache(runtime, options, buffers, copying)
     } catch (error) {
       for (const buffer of buffers.values()) await buffer[Symbol.asyncDispose]()
       throw error
     }
-    return new KVCache(options, buffers)
   }
 
   /**
@@ -64,7 +77,58 @@ export class KVCache implements AsyncDisposable {
     return new Map(await Promise.all(views))
   }
 
+  /**
+   * Copies keys and values of tokens start … start + tokens − 1 from one row to the same places of another, on the device and
+   * in one run.
+   *
+   * @throws {OrtError} the run failed; what the target has there is undefined.
+   */
+  async copy(from: number, to: number, { start, tokens }: { start: number; tokens: number }): Promise<void> {
+    // Of this length and place for once, so not among the views that are kept.
+    const used: (Tensor | Binding)[] = []
+    try {
+      const binding = await this.#runtime.createBinding(this.#copying)
+      used.push(binding)
+      for (const [index, [source, target]] of this.#pieces(from, to, start).entries()) {
+        const shape = [tokens * this.#config.headSize]
+        const views = await Promise.all(
+          [source, target].map(({ tensor, byteOffset }) => tensor.view(shape, byteOffset)),
+        )
+        used.push(...views)
+        binding.bindInput(`from.${index}`, views[0]!)
+        binding.bindOutput(`to.${index}`, views[1]!)
+      }
+      await this.#runtime.run([binding])
+    } finally {
+      for (const one of used) await one[Symbol.asyncDispose]()
+    }
+  }
+
+  /** Where tokens from `start` on lie in two rows: one pair for each layer, part and KV head. */
+  #pieces(from: number, to: number, start: number): (readonly [Place, Place])[] {
+    const { kvHeads: G } = this.#config
+    return [...this.#buffers.values()].flatMap(({ tensor }) => {
+      const tokenBytes = tensor.byteLength / (this.#slots * G * this.#slotTokens)
+      const at = (row: number, head: number) => ({
+        tensor,
+        byteOffset: ((row * G + head) * this.#slotTokens + start) * tokenBytes,
+      })
+      return Array.from({ length: G }, (_, head) => [at(from, head), at(to, head)] as const)
+    })
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#copying[Symbol.asyncDispose]()
     for (const buffer of this.#buffers.values()) await buffer[Symbol.asyncDispose]()
   }
+}
+
+interface Place {
+  readonly tensor: Tensor
+  readonly byteOffset: number
+}
+
+/** Pieces of a row that lie apart: keys and values of each layer and KV head. */
+function copiesOf(config: GemmaConfig): number {
+  return config.layers * 2 * config.kvHeads
 }

@@ -140,6 +140,7 @@ export class Request {
   readonly #now: () => number
   readonly #acceptedAt: number
   #startedAt: number | undefined
+  #cachedTokens = 0
   #firstTokenAt: number | undefined
   #lastTokenAt: number | undefined
   /** Tokens that a text event has told of. */
@@ -174,9 +175,15 @@ export class Request {
     return this.#ended
   }
 
-  /** It has got a slot. */
-  start(): void {
+  /** It has got a slot. @param cachedTokens  of its prompt that the slot holds already. */
+  start(cachedTokens: number): void {
     this.#startedAt = this.#now()
+    this.#cachedTokens = cachedTokens
+  }
+
+  /** More of its prompt was copied from another slot. */
+  addCachedTokens(tokens: number): void {
+    this.#cachedTokens += tokens
   }
 
   /** Takes the next token of the answer. @returns what that ends the answer by, if it does. */
@@ -231,7 +238,7 @@ export class Request {
     return {
       seed: this.#prepared.sampling.seed,
       promptTokens: this.promptTokens,
-      cachedTokens: 0,
+      cachedTokens: this.#cachedTokens,
       outputTokens: this.outputTokens,
       queueMs: startedAt - this.#acceptedAt,
       prefillMs: firstTokenAt - startedAt,

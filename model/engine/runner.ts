@@ -5,7 +5,7 @@ import { CapturedDecode, CaptureError, capturedSizes } from './captured-decode.j
 import type { KVCache } from './kv-cache.js'
 import type { Candidates, SamplingRow } from './sampler.js'
 import { buildSamplingGraph } from './sampling-graph.js'
-import type { Step } from './scheduler.js'
+import type { DecodeStep, PrefillStep } from './scheduler.js'
 import type { Occupant, Slot } from './slot.js'
 import { Views } from './views.js'
 
@@ -17,22 +17,22 @@ export interface Batch {
   readonly ids: readonly (readonly number[])[]
   /** Tokens of each row that the cache holds before. */
   readonly lengths: readonly number[]
-  /** Rows whose last token gets logits, rising, from 0. */
+  /** Which of the B·S tokens get logits, rising, from 0. */
   readonly wanted: readonly number[]
 }
 
-/** A request, as far as a run sees it. */
-interface Sequence extends Occupant {
-  /** Prompt and answer. */
-  readonly sequence: readonly number[]
-}
-
 /** @param slots  all of the cache, in its order. */
-export function batchesOf<R extends Sequence>(step: Step<R>, slots: readonly Slot<R>[]): Batch[] {
+export function batchesOf<R extends Occupant>(
+  step: PrefillStep<R> | DecodeStep<R>,
+  slots: readonly Slot<R>[],
+): Batch[] {
   if (step.kind === 'prefill') {
     const { slot, tokens, last } = step
     const ids = slot.occupant!.sequence.slice(slot.length, slot.length + tokens)
-    return [{ first: slot.index, ids: [ids], lengths: [slot.length], wanted: last ? [0] : [] }]
+    // A single token would take the attention kernel of decode steps, which rounds otherwise. So it gets another behind it,
+    // which is written where nobody reads: a prompt leaves room for one token at least.
+    if (tokens === 1) ids.push(ids[0]!)
+    return [{ first: slot.index, ids: [ids], lengths: [slot.length], wanted: last ? [tokens - 1] : [] }]
   }
   return step.windows.map(({ first, rows, slots: decoding }) => {
     const all = slots.slice(first, first + rows)
@@ -272,7 +272,7 @@ export class Runner implements AsyncDisposable {
       const [B, S, R] = [batchIds.length, batchIds[0]!.length, wanted.length]
       for (const [index, id] of batchIds.flat().entries()) ids[idCount + index] = BigInt(id)
       for (const [row, length] of lengths.entries()) positions[rowCount + row] = length + S - 1
-      for (const [index, row] of wanted.entries()) gathered[logitCount + index] = BigInt(row * S + S - 1)
+      for (const [index, token] of wanted.entries()) gathered[logitCount + index] = BigInt(token)
 
       const binding = await this.#window(first, B)
       binding.bindInput('input_ids', await inputIds.view([B, S], idCount))
@@ -352,7 +352,7 @@ async function createTensors({ runtime, folder, slots, slotTokens, chunkTokens }
     new Views(await runtime.createTensor({ type, shape: [size], place: 'host' }))
   const logits = await runtime.createTensor({ type: folder.activationType, shape: [slots, V], place: 'device' })
   return {
-    inputIds: await host('i64', Math.max(slots, chunkTokens)),
+    inputIds: await host('i64', Math.max(slots, chunkTokens, 2)),
     lastPositions: await host('i32', slots),
     totalLength: await host('i32', 1),
     logitRows: await host('i64', slots),

@@ -26,11 +26,20 @@ export interface DecodeStep<R extends Occupant> {
   readonly windows: readonly Window<R>[]
 }
 
-export type Step<R extends Occupant> = PrefillStep<R> | DecodeStep<R>
+/** Copies what another slot has read of the same prompt. */
+export interface CopyStep<R extends Occupant> {
+  readonly kind: 'copy'
+  readonly from: Slot<R>
+  readonly slot: Slot<R>
+  /** How many, from slot.length on, at the same places in both. */
+  readonly tokens: number
+}
+
+export type Step<R extends Occupant> = PrefillStep<R> | DecodeStep<R> | CopyStep<R>
 
 /** The requests that a step is for. */
 export function occupantsOf<R extends Occupant>(step: Step<R>): R[] {
-  const slots = step.kind === 'prefill' ? [step.slot] : step.windows.flatMap((window) => window.slots)
+  const slots = step.kind === 'decode' ? step.windows.flatMap((window) => window.slots) : [step.slot]
   return slots.flatMap((slot) => slot.occupant ?? [])
 }
 
@@ -38,8 +47,10 @@ export interface SchedulerOptions {
   readonly slots: number
   /** T */
   readonly slotTokens: number
-  /** Most tokens of one prefill step; at least 3. */
+  /** Most tokens of one prefill step; none crosses a multiple of it. */
   readonly chunkTokens: number
+  /** Divides chunkTokens. What is reused of a prompt is a multiple of it, and every chunk but a prompt's last. */
+  readonly unitTokens: number
   /** Idle rows between two slots that it is cheaper to compute than to begin another run for. */
   readonly maxIdleRows: number
   /** The row counts that a decode step may have, rising up to all slots; its rows then begin with the first. By default any. */
@@ -47,24 +58,35 @@ export interface SchedulerOptions {
 }
 
 /**
- * Decides what runs next, from lengths and states alone. Requests get slots in the order in which they came; one prompt is
- * read at a time, in that order too, and between two of its chunks every slot that generates gets a token.
+ * Decides what runs next, from lengths, states and ids alone. Requests get slots in the order in which they came; one prompt
+ * is read at a time, in that order too, and between two of its chunks every slot that generates gets a token.
+ *
+ * What slots have read of prompts is reused. A request that goes on from all that a free slot keeps gets that slot; any other
+ * gets the one that has been unused the longest. What another slot, free or not, has of its prompt beyond that is copied:
+ * when it gets its slot, and when it is its turn to read, since those before it may have read the same meanwhile.
  */
 export class Scheduler<R extends Occupant> {
   readonly slots: readonly Slot<R>[]
   readonly #chunkTokens: number
+  readonly #unitTokens: number
   readonly #maxIdleRows: number
   readonly #batchSizes: readonly number[] | undefined
   #waiting: R[] = []
   /** Slots that read their prompts, in the order in which they were taken. */
   #reading: Slot<R>[] = []
   #lastKind: Step<R>['kind'] = 'decode'
+  /** Slots that keep something and that nobody uses, longest unused first. */
+  #unused: Slot<R>[] = []
 
-  /** @throws {RangeError} chunkTokens is less than 3. */
+  /** @throws {RangeError} unitTokens does not divide chunkTokens. */
   constructor(options: SchedulerOptions) {
-    if (!(options.chunkTokens >= 3)) throw new RangeError(`chunkTokens is ${options.chunkTokens}; it must be 3 or more`)
+    const { chunkTokens, unitTokens } = options
+    if (!(unitTokens >= 1) || chunkTokens % unitTokens !== 0) {
+      throw new RangeError(`chunkTokens is ${chunkTokens}; it must be a multiple of ${unitTokens}`)
+    }
     this.slots = Array.from({ length: options.slots }, (_, index) => new Slot<R>(index, options.slotTokens))
-    this.#chunkTokens = options.chunkTokens
+    this.#chunkTokens = chunkTokens
+    this.#unitTokens = unitTokens
     this.#maxIdleRows = options.maxIdleRows
     this.#batchSizes = options.batchSizes
   }
@@ -78,56 +100,123 @@ export class Scheduler<R extends Occupant> {
     this.#waiting.push(request)
   }
 
-  /** Takes a request out, wherever it is; its slot is free at once. Not to be called for a slot whose step is running. */
+  /**
+   * Takes a request out, wherever it is; its slot is free at once, and keeps what it has read of the prompt. Not to be called
+   * for a slot whose step is running.
+   */
   remove(request: R): void {
     this.#waiting = this.#waiting.filter((other) => other !== request)
     this.#reading = this.#reading.filter((slot) => slot.occupant !== request)
-    this.slots.find((slot) => slot.occupant === request)?.release()
+    const slot = this.slots.find((slot) => slot.occupant === request)
+    if (slot === undefined) return
+    slot.release()
+    if (slot.length > 0) this.#unused.push(slot)
+  }
+
+  /** As `remove`, where what the slot holds is not to be trusted: a step of it has failed. */
+  discard(request: R): void {
+    const slot = this.slots.find((slot) => slot.occupant === request)
+    this.remove(request)
+    slot?.clear()
+    this.#unused = this.#unused.filter((other) => other !== slot)
+  }
+
+  /** Forgets what free slots keep: after a fault nobody knows what is in the cache. */
+  forget(): void {
+    for (const slot of this.slots) if (slot.state === 'free') slot.clear()
+    this.#unused = []
   }
 
   /**
-   * @param taken  is called for each request that gets a slot now.
+   * @param taken  is called for each request that gets a slot now, with the tokens of its prompt that the slot holds already.
    * @returns what to run, or undefined while there is nothing to do.
    */
-  next(taken?: (request: R) => void): Step<R> | undefined {
-    this.#fillSlots(taken)
+  next(taken?: (request: R, kept: number) => void): Step<R> | undefined {
+    const copy = this.#fillSlots(taken)
+    if (copy !== undefined) return copy
     const decoding = this.slots.filter((slot) => slot.state === 'decode')
     const reading = this.#reading[0]
-    const step =
-      reading !== undefined && (decoding.length === 0 || this.#lastKind === 'decode')
-        ? this.#prefill(reading)
-        : this.#decode(decoding)
-    if (step !== undefined) this.#lastKind = step.kind
-    return step
+    if (reading === undefined || (decoding.length > 0 && this.#lastKind !== 'decode')) return this.#decode(decoding)
+    return this.#copy(reading) ?? this.#prefill(reading)
   }
 
   /** Notes that a step was run: its tokens are in the cache now. */
   advance(step: Step<R>): void {
-    if (step.kind === 'prefill') {
-      step.slot.advance(step.tokens)
-      if (step.last) this.#reading = this.#reading.filter((slot) => slot !== step.slot)
-    } else {
+    if (step.kind === 'decode') {
       for (const { slots } of step.windows) for (const slot of slots) slot.advance(1)
+    } else {
+      step.slot.advance(step.tokens)
+      if (step.kind === 'copy') this.#use(step.from)
+      if (step.slot.state === 'decode') this.#reading = this.#reading.filter((slot) => slot !== step.slot)
+    }
+    // A copy is no chunk: who generates need not wait for another token because of it.
+    if (step.kind !== 'copy') this.#lastKind = step.kind
+  }
+
+  #fillSlots(taken?: (request: R, kept: number) => void): CopyStep<R> | undefined {
+    for (;;) {
+      const request = this.#waiting[0]
+      const place = request && this.#place(request)
+      if (place === undefined) return undefined
+      const { slot, kept } = place
+      this.#waiting.shift()
+      this.#unused = this.#unused.filter((other) => other !== slot)
+      slot.take(request!, kept)
+      this.#reading.push(slot)
+      taken?.(request!, kept)
+      // At once: before the slot that it is copied from may be the next one's.
+      const copy = this.#copy(slot)
+      if (copy !== undefined) return copy
     }
   }
 
-  #fillSlots(taken?: (request: R) => void): void {
-    for (const slot of this.slots) {
-      if (slot.state !== 'free') continue
-      const request = this.#waiting.shift()
-      if (request === undefined) return
-      slot.take(request)
-      this.#reading.push(slot)
-      taken?.(request)
+  /** The free slot that a request is to have, and what it keeps there of its prompt. */
+  #place(request: R): { slot: Slot<R>; kept: number } | undefined {
+    const free = this.slots.filter((slot) => slot.state === 'free')
+    const places = free.map((slot) => ({ slot, kept: this.#shared(slot, request) }))
+    const continued = places
+      .filter(({ slot, kept }) => kept > 0 && kept === this.#whole(slot.length))
+      .reduce<(typeof places)[number] | undefined>(
+        (best, one) => (one.kept > (best?.kept ?? 0) ? one : best),
+        undefined,
+      )
+    if (continued !== undefined) return continued
+    const empty = places.find(({ slot }) => !this.#unused.includes(slot))
+    return empty ?? places.find(({ slot }) => slot === this.#unused[0])
+  }
+
+  /** What another slot holds of this one's prompt, where that is more than it has itself. */
+  #copy(slot: Slot<R>): CopyStep<R> | undefined {
+    let best: CopyStep<R> | undefined
+    for (const from of this.slots) {
+      if (from === slot) continue
+      const tokens = this.#shared(from, slot.occupant!) - slot.length
+      if (tokens > (best?.tokens ?? 0)) best = { kind: 'copy', from, slot, tokens }
     }
+    return best
+  }
+
+  /** Tokens that a slot has read and a request can use: at least one of its prompt is left, which gives the first logits. */
+  #shared(slot: Slot<R>, request: R): number {
+    return this.#whole(Math.min(slot.sharedWith(request.sequence), request.promptTokens - 1))
+  }
+
+  /** Of so many tokens those whose keys and values do not depend on where the prompt ended. */
+  #whole(tokens: number): number {
+    return tokens - (tokens % this.#unitTokens)
+  }
+
+  #use(slot: Slot<R>): void {
+    if (!this.#unused.includes(slot)) return
+    this.#unused = this.#unused.filter((other) => other !== slot)
+    this.#unused.push(slot)
   }
 
   #prefill(slot: Slot<R>): PrefillStep<R> {
-    const rest = slot.occupant!.promptTokens - slot.length
-    // A single token takes the attention kernel of decode steps, which rounds otherwise: an answer would depend on how its
-    // prompt was cut. So no prompt ends in a chunk of one.
-    const tokens = rest === this.#chunkTokens + 1 ? rest - 2 : Math.min(rest, this.#chunkTokens)
-    return { kind: 'prefill', slot, tokens, last: tokens === rest }
+    const { length } = slot
+    const { promptTokens } = slot.occupant!
+    const end = Math.min(promptTokens, length - (length % this.#chunkTokens) + this.#chunkTokens)
+    return { kind: 'prefill', slot, tokens: end - length, last: end === promptTokens }
   }
 
   #decode(decoding: readonly Slot<R>[]): DecodeStep<R> | undefined {

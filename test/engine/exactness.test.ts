@@ -41,7 +41,10 @@ for (const format of [{ dtype: 'q4' }, { dtype: 'f32' }] as const) {
           for (let count = 0; count < prepared.maxNewTokens; count++) {
             // 512 candidates are all of this vocabulary.
             const row = { ...sampler.row(), candidates: 512 }
-            const [candidates] = await runner.run([{ first: 0, ids: [ids], lengths: [0], wanted: [0] }], [row])
+            const [candidates] = await runner.run(
+              [{ first: 0, ids: [ids], lengths: [0], wanted: [ids.length - 1] }],
+              [row],
+            )
             const id = sampler.choose(candidates!)!
             sampler.accept(id)
             ids.push(id)

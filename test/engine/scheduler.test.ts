@@ -7,11 +7,34 @@ import { Slot } from '../../model/engine/slot.js'
 interface Job {
   readonly name: number
   readonly promptTokens: number
+  /** Prompt and answer. */
+  readonly sequence: number[]
   /** Tokens to generate, the first of which comes with the end of the prompt. */
   readonly newTokens: number
 }
 
 const SLOT_TOKENS = 40
+
+/** Prompts and answers are taken from a few long texts: so they begin alike, or go on from one another. */
+const TEXTS = [0, 1, 2].map((text) => Array.from({ length: SLOT_TOKENS }, (_, place) => text * 100 + place))
+
+interface JobOptions {
+  readonly text: number
+  /** Tokens of the text; the rest of the prompt is the job's own. */
+  readonly sharedTokens: number
+  readonly promptTokens: number
+  readonly newTokens: number
+}
+
+function createJob(name: number, { text, sharedTokens, promptTokens, newTokens }: JobOptions): Job {
+  const sequence = TEXTS[text]!.slice(0, promptTokens).map((id, place) =>
+    place < sharedTokens ? id : 1000 + name * 100 + place,
+  )
+  return { name, promptTokens, sequence, newTokens: Math.min(newTokens, SLOT_TOKENS - promptTokens) }
+}
+
+/** What is in a place of the cache: a token, and whether it got there as part of a prompt. */
+type Place = { readonly id: number; readonly read: boolean } | undefined
 
 /** Runs a scheduler as the engine does, and holds it to its promises after each step. */
 class Simulation {
@@ -26,10 +49,17 @@ class Simulation {
   reading: Job[] = []
   lastStep: Step<Job> | undefined
   mostWindows = 0
+  /** What the steps have written. */
+  readonly cache: Place[][]
+  /** Slots by when they were last of use: released, or copied from. */
+  readonly usedAt = new Map<Slot<Job>, number>()
+  copies = 0
+  #time = 0
 
   constructor(options: Omit<SchedulerOptions, 'slotTokens'>) {
     this.options = { ...options, slotTokens: SLOT_TOKENS }
     this.scheduler = new Scheduler(this.options)
+    this.cache = this.scheduler.slots.map(() => [])
   }
 
   add(job: Job): void {
@@ -38,29 +68,47 @@ class Simulation {
   }
 
   cancel(job: Job): void {
+    const slot = this.scheduler.slots.find(({ occupant }) => occupant === job)
     this.scheduler.remove(job)
+    if (slot) this.usedAt.set(slot, ++this.#time)
+    this.#forget(job)
+  }
+
+  /** A step of it has failed: what its slot holds is noise now. */
+  fail(job: Job): void {
+    const slot = this.scheduler.slots.find(({ occupant }) => occupant === job)
+    this.scheduler.discard(job)
+    if (slot) this.cache[slot.index]!.fill(undefined)
     this.#forget(job)
   }
 
   /** @returns whether there was something to do. */
   step(): boolean {
-    const step = this.scheduler.next((job) => {
+    const before = this.scheduler.slots.map((slot) => ({ slot, state: slot.state, length: slot.length }))
+    const step = this.scheduler.next((job, kept) => {
       assert.equal(job, this.waiting.shift(), 'first come, first served')
       this.served.set(job, 0)
       this.reading.push(job)
+      this.#checkPlace(job, kept, before)
     })
-    this.#checkSlots()
+    this.#checkSlots(step)
+    this.#checkCache()
     if (step === undefined) {
       assert.deepEqual([...this.served.keys(), ...this.waiting], [], 'nothing to do, but somebody waits')
       return false
     }
     if (step.kind === 'prefill') this.#checkPrefill(step)
+    else if (step.kind === 'copy') this.#checkCopy(step)
     else this.#checkDecode(step)
-    this.lastStep = step
+    this.#write(step)
+    if (step.kind !== 'copy') this.lastStep = step
 
-    const due = step.kind === 'prefill' && !step.last ? [] : occupantsOf(step)
+    const due = step.kind === 'copy' || (step.kind === 'prefill' && !step.last) ? [] : occupantsOf(step)
     this.scheduler.advance(step)
     for (const job of due) {
+      job.sequence.push(
+        TEXTS[job.sequence[0]! < 1000 ? Math.floor(job.sequence[0]! / 100) : 0]![job.sequence.length] ?? 0,
+      )
       const tokens = this.served.get(job)! + 1
       this.served.set(job, tokens)
       this.reading = this.reading.filter((other) => other !== job)
@@ -78,13 +126,83 @@ class Simulation {
     this.served.delete(job)
   }
 
-  #checkSlots(): void {
+  /** Does to the cache what the step does, idle rows and all. */
+  #write(step: Step<Job>): void {
+    if (step.kind === 'copy') {
+      const { from, slot, tokens } = step
+      const copied = this.cache[from.index]!.slice(slot.length, slot.length + tokens)
+      this.cache[slot.index]!.splice(slot.length, tokens, ...copied)
+      this.usedAt.set(from, ++this.#time)
+      this.copies++
+    } else if (step.kind === 'prefill') {
+      const { slot, tokens } = step
+      const ids = slot.occupant!.sequence.slice(slot.length, slot.length + tokens)
+      this.cache[slot.index]!.splice(slot.length, tokens, ...ids.map((id) => ({ id, read: true })))
+    } else {
+      for (const { first, rows, slots } of step.windows) {
+        for (const slot of this.scheduler.slots.slice(first, first + rows)) {
+          const id = slots.includes(slot) ? slot.occupant!.sequence[slot.length]! : -1
+          this.cache[slot.index]![slot.length] = { id, read: false }
+        }
+      }
+    }
+  }
+
+  /** Whatever was reused, copied or evicted: who has a slot finds there its own tokens, and its prompt as a prompt is read. */
+  #checkCache(): void {
+    for (const slot of this.scheduler.slots) {
+      const { occupant, length, index } = slot
+      if (occupant === undefined) continue
+      for (let place = 0; place < length; place++) {
+        const expected: Place = { id: occupant.sequence[place]!, read: place < occupant.promptTokens }
+        assert.deepEqual(this.cache[index]![place], expected, `place ${place} of slot ${index}`)
+      }
+    }
+  }
+
+  /** Tokens of a job's prompt that lie in a row as they are read, in whole units, and fewer than all. */
+  #available(slot: Slot<Job>, job: Job): number {
+    const places = this.cache[slot.index]!.slice(0, Math.min(slot.length, job.promptTokens - 1))
+    const differing = places.findIndex((place, at) => !place?.read || place.id !== job.sequence[at])
+    return this.#whole(differing < 0 ? places.length : differing)
+  }
+
+  #whole(tokens: number): number {
+    return Math.floor(tokens / this.options.unitTokens) * this.options.unitTokens
+  }
+
+  #checkPlace(job: Job, kept: number, before: readonly { slot: Slot<Job>; state: string; length: number }[]): void {
+    const { slot, length } = before.find(({ slot }) => slot.occupant === job)!
+    assert.equal(slot.length, kept)
+    const free = before.filter(({ state, slot: other }) => state === 'free' && (other === slot || !other.occupant))
+    const goesOn = kept > 0 && kept === this.#whole(length)
+    if (goesOn) return
+    assert.ok(
+      free.every(({ slot: other, length }) => {
+        const whole = this.#whole(length)
+        return other === slot || whole === 0 || this.#available(other, job) < whole
+      }),
+      'a slot was free from all of which it could have gone on',
+    )
+    const used = ({ slot, length }: { slot: Slot<Job>; length: number }) => (length === 0 ? 0 : this.usedAt.get(slot)!)
+    const oldest = Math.min(...free.map(used))
+    assert.equal(used({ slot, length }), oldest, 'it does not get the one that was unused the longest')
+  }
+
+  #checkCopy({ from, slot, tokens }: Step<Job> & { kind: 'copy' }): void {
+    const job = slot.occupant!
+    assert.notEqual(from, slot)
+    assert.ok(tokens > 0)
+    assert.equal(slot.length + tokens, this.#available(from, job), 'copies other than what both share')
+  }
+
+  #checkSlots(step: Step<Job> | undefined): void {
     const occupants = this.scheduler.slots.flatMap((slot) => slot.occupant ?? [])
     assert.deepEqual(new Set(occupants), new Set(this.served.keys()), 'no request is lost, none is left behind')
     assert.equal(occupants.length, this.served.size, 'no request has two slots')
     assert.equal(this.scheduler.waiting, this.waiting.length)
     assert.ok(
-      this.waiting.length === 0 || occupants.length === this.scheduler.slots.length,
+      this.waiting.length === 0 || occupants.length === this.scheduler.slots.length || step?.kind === 'copy',
       'none waits at a free slot',
     )
   }
@@ -93,10 +211,19 @@ class Simulation {
     const { slot, tokens, last } = step
     const rest = slot.occupant!.promptTokens - slot.length
     assert.equal(slot.occupant, this.reading[0], 'prompts are read one after another, oldest first')
-    assert.ok(tokens <= this.options.chunkTokens)
-    assert.ok(tokens >= Math.min(rest, this.options.chunkTokens - 1), 'a chunk is filled')
-    assert.ok(tokens > 1 || slot.occupant!.promptTokens === 1, 'a chunk of one')
+    const { chunkTokens, unitTokens } = this.options
+    const [start, end] = [slot.length, slot.length + tokens]
+    assert.equal(start % unitTokens, 0)
+    assert.ok(end % chunkTokens === 0 || last, 'a chunk is filled')
+    assert.equal(
+      Math.floor(start / chunkTokens),
+      Math.floor((end - 1) / chunkTokens),
+      'a chunk crosses the border of two',
+    )
     assert.equal(last, tokens === rest)
+    for (const other of this.scheduler.slots) {
+      assert.ok(this.#available(other, slot.occupant!) <= start || other === slot, 'what is there is computed again')
+    }
     const decoding = this.scheduler.slots.some(({ state }) => state === 'decode')
     assert.ok(!decoding || this.lastStep?.kind !== 'prefill', 'two chunks in a row while others generate')
   }
@@ -125,22 +252,31 @@ class Simulation {
 }
 
 const job = fc.record({
+  text: fc.nat(2),
+  sharedTokens: fc.nat(SLOT_TOKENS),
   promptTokens: fc.integer({ min: 1, max: SLOT_TOKENS - 1 }),
   newTokens: fc.integer({ min: 1, max: 12 }),
 })
 const action = fc.oneof(
   { weight: 3, arbitrary: job.map((job) => ({ kind: 'add' as const, job })) },
   { weight: 8, arbitrary: fc.constant({ kind: 'step' as const }) },
-  { weight: 1, arbitrary: fc.nat(20).map((which) => ({ kind: 'cancel' as const, which })) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ kind: fc.constantFrom('cancel' as const, 'fail' as const), which: fc.nat(20) }),
+  },
 )
-const options = fc.record({
-  slots: fc.integer({ min: 1, max: 6 }),
-  chunkTokens: fc.integer({ min: 3, max: 20 }),
-  maxIdleRows: fc.constantFrom(0, 1, 2, Number.POSITIVE_INFINITY),
-})
+const options = fc
+  .record({
+    slots: fc.integer({ min: 1, max: 6 }),
+    units: fc.integer({ min: 1, max: 5 }),
+    unitTokens: fc.integer({ min: 1, max: 5 }),
+    maxIdleRows: fc.constantFrom(0, 1, 2, Number.POSITIVE_INFINITY),
+  })
+  .map(({ units, ...rest }) => ({ ...rest, chunkTokens: units * rest.unitTokens }))
 
 t.test(
-  'random arrivals, cancels and finishes: no slot shared, nobody lost or starved, first come first served',
+  'random arrivals, cancels, failures and finishes: no slot shared, nobody lost or starved, first come first served; ' +
+    'no token reused that differs, none computed that is there, and what is longest unused given up',
   async (t) => {
     fc.assert(
       fc.property(options, fc.array(action, { maxLength: 150 }), (options, actions) => {
@@ -149,15 +285,14 @@ t.test(
         const canceled = new Set<Job>()
         for (const action of actions) {
           if (action.kind === 'add') {
-            const { promptTokens, newTokens } = action.job
-            const room = SLOT_TOKENS - promptTokens
-            jobs.push({ name: jobs.length, promptTokens, newTokens: Math.min(newTokens, room) })
+            jobs.push(createJob(jobs.length, action.job))
             simulation.add(jobs.at(-1)!)
           } else if (action.kind === 'step') simulation.step()
           else {
             const job = jobs[action.which % Math.max(jobs.length, 1)]
             if (job !== undefined && !simulation.finished.has(job)) {
-              simulation.cancel(job)
+              if (action.kind === 'fail') simulation.fail(job)
+              else simulation.cancel(job)
               canceled.add(job)
             }
           }
@@ -180,8 +315,8 @@ t.test('rows that are far apart are two batches, and one where the idle rows bet
     [0, 2],
     [1, 1],
   ] as const) {
-    const simulation = new Simulation({ slots: 3, chunkTokens: 8, maxIdleRows })
-    const jobs = [0, 1, 2].map((name) => ({ name, promptTokens: 4, newTokens: 30 }))
+    const simulation = new Simulation({ slots: 3, chunkTokens: 8, unitTokens: 8, maxIdleRows })
+    const jobs = [0, 1, 2].map((text) => createJob(text, { text, sharedTokens: 4, promptTokens: 4, newTokens: 30 }))
     for (const job of jobs) simulation.add(job)
     do simulation.step()
     while (simulation.reading.length > 0)
@@ -193,16 +328,19 @@ t.test('rows that are far apart are two batches, and one where the idle rows bet
 
 t.test('where only some row counts can be run, a step has the next larger one, from the first row on', async (t) => {
   const scheduler = new Scheduler<Job>({
-    ...{ slots: 5, slotTokens: 16, chunkTokens: 8 },
+    ...{ slots: 5, slotTokens: 16, chunkTokens: 8, unitTokens: 8 },
     maxIdleRows: 0,
     batchSizes: [1, 2, 4, 5],
   })
-  const jobs = [0, 1, 2, 3, 4].map((name) => ({ name, promptTokens: 2, newTokens: 9 }))
+  const jobs = [0, 1, 2, 3, 4].map((name) =>
+    createJob(name, { text: 0, sharedTokens: 0, promptTokens: 2, newTokens: 9 }),
+  )
   for (const job of jobs) scheduler.add(job)
   const decodeStep = () => {
     for (;;) {
       const step = scheduler.next()!
       scheduler.advance(step)
+      if (step.kind === 'decode') for (const job of occupantsOf(step)) job.sequence.push(0)
       if (step.kind === 'decode' && scheduler.slots.every(({ state }) => state !== 'prefill')) return step
     }
   }
@@ -226,22 +364,85 @@ t.test('where only some row counts can be run, a step has the next larger one, f
   }
 })
 
-t.test('chunks of one are refused', async (t) => {
-  t.throws(() => new Scheduler<Job>({ slots: 1, slotTokens: 8, chunkTokens: 2, maxIdleRows: 0 }), /3 or more/)
+t.test('the next turn of a chat goes on where the last prompt ended, though others came between', async (t) => {
+  const simulation = new Simulation({ slots: 3, chunkTokens: 8, unitTokens: 4, maxIdleRows: 0 })
+  const run = (options: JobOptions, name: number) => {
+    simulation.add(createJob(name, options))
+    let kept = 0
+    for (;;) {
+      const slot = simulation.scheduler.slots.find(({ occupant }) => occupant?.name === name)
+      if (slot?.state === 'prefill' && kept === 0) kept = slot.length
+      if (!simulation.step()) return { kept }
+    }
+  }
+  const turn = { text: 0, sharedTokens: 30, newTokens: 5 }
+  run({ ...turn, promptTokens: 14 }, 0)
+  run({ text: 1, sharedTokens: 20, promptTokens: 20, newTokens: 5 }, 1)
+  const [first] = simulation.scheduler.slots
+  t.equal(first!.length, 14, 'the prompt is kept, and the answer is not')
+  simulation.add(createJob(2, { ...turn, promptTokens: 24 }))
+  simulation.scheduler.next((job, kept) => t.same([job.name, kept], [2, 12]))
+  t.equal(first!.occupant?.name, 2)
+})
+
+t.test(
+  'who begins alike gets a copy, so that both remain; what is being read is copied when it is their turn',
+  async (t) => {
+    const simulation = new Simulation({ slots: 3, chunkTokens: 8, unitTokens: 4, maxIdleRows: 0 })
+    const prompt = { text: 0, sharedTokens: 20, promptTokens: 30, newTokens: 3 }
+    for (const name of [0, 1, 2]) simulation.add(createJob(name, prompt))
+    const prefills: number[] = []
+    while (simulation.step()) {
+      const step = simulation.lastStep
+      if (step?.kind === 'prefill' && step.last) prefills.push(simulation.copies)
+    }
+    t.equal(simulation.copies, 2)
+    t.same(
+      simulation.scheduler.slots.map(({ length }) => length),
+      [30, 30, 30],
+    )
+  },
+)
+
+t.test('after a fault nothing that free slots keep is used', async (t) => {
+  const simulation = new Simulation({ slots: 2, chunkTokens: 8, unitTokens: 4, maxIdleRows: 0 })
+  const prompt = { text: 0, sharedTokens: 20, promptTokens: 20, newTokens: 1 }
+  simulation.add(createJob(0, prompt))
+  while (simulation.step());
+  simulation.scheduler.forget()
+  for (const places of simulation.cache) places.fill(undefined)
+  simulation.add(createJob(1, prompt))
+  while (simulation.step());
+  t.equal(simulation.copies, 0)
+  t.ok(simulation.finished.size === 2)
+})
+
+t.test('chunks that are not made of units are refused', async (t) => {
+  const options = { slots: 1, slotTokens: 8, maxIdleRows: 0 }
+  t.throws(() => new Scheduler<Job>({ ...options, chunkTokens: 8, unitTokens: 3 }), /8; it must be a multiple of 3/)
+  t.throws(() => new Scheduler<Job>({ ...options, chunkTokens: 8, unitTokens: 0 }), RangeError)
 })
 
 t.test('a slot refuses what would break it', async (t) => {
   const slot = new Slot<Job>(3, 8)
-  const job = { name: 0, promptTokens: 3, newTokens: 1 }
+  const job: Job = { name: 0, promptTokens: 3, sequence: [5, 6, 7], newTokens: 1 }
   t.throws(() => slot.advance(1), RangeError, 'free')
-  t.throws(() => slot.take({ ...job, promptTokens: 8 }), /a prompt of 8 tokens does not fit slot 3 of 8/)
-  t.throws(() => slot.take({ ...job, promptTokens: 0 }), RangeError)
-  slot.take(job)
-  t.throws(() => slot.take(job), /slot 3 is taken/)
+  t.throws(() => slot.take({ ...job, promptTokens: 8 }, 0), /a prompt of 8 tokens does not fit slot 3 of 8/)
+  t.throws(() => slot.take({ ...job, promptTokens: 0 }, 0), RangeError)
+  t.throws(() => slot.take(job, 1), /slot 3 does not hold 1 tokens of a prompt of 3/)
+  slot.take(job, 0)
+  t.throws(() => slot.take(job, 0), /slot 3 is taken/)
+  t.throws(() => slot.clear(), /slot 3 is taken/)
   t.equal(slot.state, 'prefill')
   slot.advance(3)
   t.equal(slot.state, 'decode')
   t.throws(() => slot.advance(5), /cannot go from 3 to 8/)
+  slot.advance(2)
   slot.release()
-  t.same([slot.state, slot.length], ['free', 0])
+  t.same([slot.state, slot.length, slot.sharedWith([5, 6, 7, 8])], ['free', 3, 3])
+  t.throws(() => slot.take(job, 3), /does not hold 3 tokens of a prompt of 3/)
+  slot.take({ ...job, sequence: [5, 6, 1] }, 2)
+  slot.release()
+  slot.clear()
+  t.same([slot.length, slot.sharedWith([5])], [0, 0])
 })
