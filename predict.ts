@@ -144,12 +144,16 @@ function receipt(end: EndEvent): Record<string, number | string> {
   }
 }
 
+/** Where the model runs, and what its memory goes to. */
 function startLine(engine: EngineDescription): string {
   const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`
+  const { slots, contextLength, cacheBytes, memory } = engine
   return (
-    `${engine.model}: ${engine.dtype} on ${engine.device}, ${engine.threads} threads, ` +
-    `${engine.slots} slots with a context length of ${engine.contextLength} tokens; ` +
-    `${megabytes(engine.weightBytes)} of weights, ${megabytes(engine.cacheBytes)} of KV cache.`
+    `${engine.model}: ${engine.dtype} on ${engine.device}, ${engine.threads} threads. ` +
+    `${slots} slots × ${contextLength} tokens (context length) × ${cacheBytes / slots / contextLength} bytes = ` +
+    `${megabytes(cacheBytes)} of KV cache when full; ${megabytes(engine.weightBytes)} of weights; ` +
+    `at most ${megabytes(engine.runBytes)} to run them` +
+    (memory === undefined ? '.' : `; ${megabytes(memory.bytes)} were left of ${memory.boundBy}.`)
   )
 }
 

@@ -90,6 +90,18 @@ export class OutOfMemoryError extends ModelError {
   }
 }
 
+/** The machine, or the container, has less memory than the model and one slot need. Nothing was loaded. */
+export class NotEnoughMemoryError extends ModelError {
+  readonly neededBytes: number
+  readonly availableBytes: number
+
+  constructor(message: string, numbers: { neededBytes: number; availableBytes: number }) {
+    super('NOT_ENOUGH_MEMORY', message)
+    this.neededBytes = numbers.neededBytes
+    this.availableBytes = numbers.availableBytes
+  }
+}
+
 /** `DEVICE=cuda` was asked for, and there is no GPU that ONNX Runtime can use. The message says why. */
 export class DeviceError extends ModelError {
   constructor(message: string, options?: ErrorOptions) {

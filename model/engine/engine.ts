@@ -1,5 +1,6 @@
 import { EngineDefunctError, LogitsError, ModelFolderError, RunCanceledError, RuntimeStoppedError } from '../errors.js'
 import type { ModelFolder } from '../folder.js'
+import { type AvailableMemory, availableMemory } from '../memory.js'
 import type { ReportProgress } from '../progress.js'
 import type { Runtime, RuntimeLog } from '../runtime/types.js'
 import { FaultWatch, MOST_FAILED_STEPS, stepError } from './faults.js'
@@ -32,8 +33,8 @@ export interface EngineOptions {
   readonly progress?: ReportProgress
   /** Milliseconds, monotonic. */
   readonly now?: () => number
-  /** Bytes that caches may take together; by default what the system has left. */
-  readonly availableBytes?: number
+  /** What weights, caches and steps may take together; by default what machine and container have left. */
+  readonly memory?: AvailableMemory
   /** Called once if the engine has to give up, after all of its requests have failed. It can only be disposed then. */
   readonly onDefunct?: (error: EngineDefunctError) => void
 }
@@ -48,7 +49,12 @@ export interface EngineDescription {
   readonly slots: number
   readonly chunkTokens: number
   readonly weightBytes: number
+  /** Of all slots, when they are full. */
   readonly cacheBytes: number
+  /** What the process and its steps take beside both, at most. */
+  readonly runBytes: number
+  /** What was left when slots were counted; undefined on CUDA, where it is not known. */
+  readonly memory: AvailableMemory | undefined
 }
 
 /**
@@ -127,15 +133,17 @@ export class Engine implements AsyncDisposable {
   /**
    * Loads tokenizer and model, makes the caches, and runs a first step, so that no request pays for it.
    *
-   * @throws {SettingsError} `CONTEXT_LENGTH`: longer than the model was made for, or memory does not hold one slot.
+   * @throws {SettingsError} `CONTEXT_LENGTH` is longer than the model was made for.
+   * @throws {NotEnoughMemoryError} memory does not hold weights and one slot. Nothing was loaded.
    * @throws {ModelFolderError} tokenizer, chat template or weights cannot be used.
    * @throws {OrtError} ONNX Runtime refuses the model.
    */
   static async open(options: EngineOptions): Promise<Engine> {
     const { folder, runtime, progress } = options
-    const { notice, ...size } = chooseSize({ availableBytes: availableBytes(runtime, folder), ...options })
-    if (notice !== undefined) options.log?.warn(notice)
     const { chunkTokens = CHUNK_TOKENS[runtime.device.kind] } = options
+    const memory = options.memory ?? (await memoryOf(runtime))
+    const { notice, runBytes, ...size } = chooseSize({ ...options, chunkTokens, memory: memory ?? BOUNDLESS })
+    if (notice !== undefined) options.log?.warn(notice)
     let done = 0
     const report = () => progress?.({ phase: 'load model', done: done++, total: 4, unit: 'steps' })
 
@@ -165,6 +173,8 @@ export class Engine implements AsyncDisposable {
         chunkTokens,
         weightBytes: folder.weightBytes,
         cacheBytes: cache.byteLength,
+        runBytes,
+        memory,
       }
       return new Engine(options, { prompts, runner, cache, description })
     } catch (error) {
@@ -370,14 +380,11 @@ interface EngineParts {
   readonly description: EngineDescription
 }
 
-/** Left to the rest of the process. */
-const RESERVED_BYTES = 256 * 2 ** 20
+const BOUNDLESS: AvailableMemory = { bytes: Number.POSITIVE_INFINITY, boundBy: 'an unknown device' }
 
-/** What the system, or the container, would give this process for caches once the weights are in memory. */
-function availableBytes(runtime: Runtime, folder: ModelFolder): number {
-  // A GPU's memory is not known here; where it does not do, making the caches fails.
-  if (runtime.device.kind === 'cuda') return Number.POSITIVE_INFINITY
-  return process.availableMemory() - folder.weightBytes - RESERVED_BYTES
+/** A GPU's memory is not known here; where it does not do, making the caches fails. */
+async function memoryOf(runtime: Runtime): Promise<AvailableMemory | undefined> {
+  return runtime.device.kind === 'cuda' ? undefined : availableMemory()
 }
 
 /**

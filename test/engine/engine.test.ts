@@ -39,6 +39,8 @@ t.test('says what it is', async (t) => {
     chunkTokens: engine.describe().chunkTokens,
     weightBytes: model.folder.weightBytes,
     cacheBytes: 4 * 256 * (2 * 2 * 32 * 4),
+    runBytes: engine.describe().runBytes,
+    memory: engine.describe().memory,
   })
 })
 
@@ -272,15 +274,25 @@ t.test('fewer slots than wanted are made where memory is short, and the log says
   const lines: string[] = []
   const log = { info: () => {}, warn: (line: string) => lines.push(line) }
   const progress: number[] = []
-  const engine = await model.open({
-    slots: 4,
-    availableBytes: 300_000,
-    log,
-    progress: ({ done }) => progress.push(done),
-  })
-  t.equal(engine.slots, 2)
-  t.match(lines, [/4 slots of 256 tokens.*2 are made/])
+  const { cacheBytes, weightBytes, runBytes } = engine.describe()
+  const memory = { bytes: weightBytes + runBytes + cacheBytes / 2, boundBy: "the container's limit of 1 MB" }
+  const smaller = await model.open({ slots: 4, memory, log, progress: ({ done }) => progress.push(done) })
+  t.equal(smaller.slots, 2)
+  t.match(smaller.describe(), { memory, cacheBytes: cacheBytes / 2 })
+  t.match(lines, [/4 slots of 256 tokens.*left of the container's limit of 1 MB: 2 are made/])
   t.same(progress, [0, 1, 2, 3, 4])
+})
+
+t.test('a full machine is refused before anything is loaded', async (t) => {
+  const runtime = {
+    ...wrapRuntime(model.runtime, (run) => run),
+    openSession: () => t.fail('a session was opened') as never,
+  }
+  const memory = { bytes: 1_000_000, boundBy: 'this machine' }
+  await t.rejects(model.open({ runtime, memory }), {
+    code: 'NOT_ENOUGH_MEMORY',
+    message: /but 1 MB are left of this machine/,
+  })
 })
 
 function pieceOf(id: number): string | undefined {
