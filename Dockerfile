@@ -8,7 +8,7 @@ FROM node AS build
 WORKDIR /bezel
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci
-COPY tsconfig.json tsconfig.build.json cli.ts predict.ts ./
+COPY tsconfig.json tsconfig.build.json bundle-dependencies.mjs cli.ts predict.ts ./
 COPY cli cli
 COPY server server
 COPY model model

@@ -4,6 +4,7 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { build, stop } from 'esbuild'
+import { bundleDependencies } from './bundle-dependencies.mjs'
 
 const { outputFiles } = await build({
   absWorkingDir: import.meta.dirname,
@@ -29,6 +30,7 @@ await Promise.all(
     await rename(temporary, path)
   }),
 )
+await bundleDependencies()
 // Its helper process would stay as long as this one.
 await stop()
 await import('./dist/cli.js')
