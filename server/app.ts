@@ -4,6 +4,7 @@ import { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, fastif
 import type { Logger } from 'pino'
 import { addCogRoutes, sendJson } from './cog.js'
 import { ERRORS, ServerError } from './errors.js'
+import { exactUrl } from './exact-url.js'
 import { HTTP_LIMITS, type HttpLimits } from './limits.js'
 import { addProbeRoutes } from './probes.js'
 import type { Schedule, Service } from './service.js'
@@ -32,6 +33,7 @@ export function createApp(options: AppOptions): FastifyInstance {
     // A request on a connection that is still open while we drain gets our own answer.
     return503OnClosing: false,
     forceCloseConnections: 'idle',
+    rewriteUrl: (request) => exactUrl(request.url!),
     routerOptions: { maxParamLength: limits.headerBytes },
     keepAliveTimeout: limits.idleMs,
     requestTimeout: limits.requestMs,

@@ -1,4 +1,4 @@
-import type { IncomingHttpHeaders } from 'node:http'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BodyReader } from './body.js'
 import { parseCancelAfter } from './cancel-after.js'
@@ -30,6 +30,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     service,
     schedule: options.schedule,
     bufferBytes: limits.streamBufferBytes,
+    most: limits.streamReaders,
     resumeMs: options.resumeMs,
   })
 
@@ -60,7 +61,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
         const msg = `${kind} ID must match the ID supplied in the URL`
         throw ServerError.withDetail('ID_MISMATCH', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
       }
-      const mode = modeOf(request.headers)
+      const mode = modeOf(request.raw)
       const after = lastEventId(request.headers)
       // Whoever has a part of a stream wants the rest of it, also when it has ended meanwhile; Cog would run it again.
       const running = mode === 'stream' && after >= 0 ? service.recall(id) : service.find(id)
@@ -82,7 +83,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     app.get<{ Params: { id: string } }>('/predictions/:id', (request, reply) => {
       const prediction = service.recall(request.params.id)
       if (!prediction) throw ServerError.of('PREDICTION_NOT_FOUND', {})
-      if (modeOf(request.headers) === 'stream') return join(reply, prediction, lastEventId(request.headers))
+      if (modeOf(request.raw) === 'stream') return join(reply, prediction, lastEventId(request.headers))
       return sendJson(reply, { ...prediction.progress(), ...placeBody(service.place(prediction)) })
     })
   }
@@ -96,14 +97,14 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     assertServed(kind)
     const envelope = await readEnvelope(request, bodies)
     // Even before setup is over, as in Cog: no training streams.
-    if (kind === 'training' && modeOf(request.headers) === 'stream') {
+    if (kind === 'training' && modeOf(request.raw) === 'stream') {
       throw ServerError.of('TRAINING_STREAMS_NOT_SUPPORTED', {})
     }
     return { kind, ...envelope }
   }
 
   async function run(request: FastifyRequest, reply: FastifyReply, envelope: RunRequest): Promise<FastifyReply> {
-    const mode = modeOf(request.headers)
+    const mode = modeOf(request.raw)
     if (envelope.id !== undefined && Buffer.byteLength(envelope.id) > limits.idBytes) {
       const msg = `prediction ID must be at most ${limits.idBytes} bytes`
       throw ServerError.withDetail('ID_TOO_LONG', [{ loc: ['body', 'id'], msg, type: 'value_error' }])
@@ -162,6 +163,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
   }
 
   function join(reply: FastifyReply, prediction: Prediction, after: number): FastifyReply {
+    if (service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
     readers.join(reply, prediction, after)
     return reply
   }
@@ -246,10 +248,18 @@ function sendText(reply: FastifyReply, json: string): FastifyReply {
  * exactly `text/event-stream`; a quality of 0, wildcards and other letter case do not count. `Prefer` is read as
  * RFC 7240 has it: a list, in any case, with parameters. Cog takes it only when it is exactly `respond-async`.
  */
-function modeOf(headers: IncomingHttpHeaders): 'sync' | 'async' | 'stream' {
-  if (partsOf(headers.accept).some((part) => part === 'text/event-stream')) return 'stream'
+function modeOf({ headers, rawHeaders }: IncomingMessage): 'sync' | 'async' | 'stream' {
+  // Of a header that comes twice Cog sees the first one, and Node joins both.
+  const accept = headers.accept?.includes(',') ? firstOf(rawHeaders, 'accept') : headers.accept
+  if (partsOf(accept).some((part) => part === 'text/event-stream')) return 'stream'
   const preferences = partsOf(headers.prefer).map((part) => part.trimEnd().toLowerCase())
   return preferences.includes('respond-async') ? 'async' : 'sync'
+}
+
+/** @param headers names and values in turn. */
+function firstOf(headers: readonly string[], name: string): string | undefined {
+  const index = headers.findIndex((text, i) => i % 2 === 0 && text.toLowerCase() === name)
+  return index < 0 ? undefined : headers[index + 1]
 }
 
 /** The parts of a list, each cut before its first semicolon. */

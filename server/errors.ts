@@ -57,6 +57,8 @@ export const ERRORS = {
     form: 'error',
     message: 'Training endpoints do not support streaming responses.',
   },
+  /** Cog. */
+  TOO_MANY_READERS: { status: 429, form: 'error', message: 'Too many stream subscribers' },
   /** Cog, also after a failed setup. */
   NOT_READY: {
     status: 503,

@@ -20,6 +20,8 @@ export interface HttpLimits {
   readonly idBytes: number
   /** What waits for one reader of a stream. */
   readonly streamBufferBytes: number
+  /** How many may read one prediction's stream at a time. */
+  readonly streamReaders: number
 }
 
 export const HTTP_LIMITS: HttpLimits = {
@@ -37,4 +39,6 @@ export const HTTP_LIMITS: HttpLimits = {
   idBytes: 16 * 1024,
   // A whole 8,192-token answer as events is about 600 kB.
   streamBufferBytes: 1024 * 1024,
+  // Cog's.
+  streamReaders: 1024,
 }

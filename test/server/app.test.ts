@@ -1,7 +1,9 @@
+import { once } from 'node:events'
+import { type IncomingMessage, request } from 'node:http'
 import t from 'tap'
 import { z } from 'zod'
 import { definePredictor, textStream } from '../../server/predictor.js'
-import { Predictor as EchoStream } from '../predictors/echo-stream.js'
+import { Predictor as EchoStream, NoStream } from '../predictors/echo-stream.js'
 import { Predictor as Prepared } from '../predictors/prepared.js'
 import { deferred, testServer } from './fixtures.js'
 
@@ -246,4 +248,34 @@ t.test('at no level does the log carry what users wrote or what the model answer
   await app.inject(post(`{"input":"${secret}`))
   t.ok(lines.length > bodies.length)
   t.notMatch(lines.join(''), secret)
+})
+
+t.test('of an Accept that comes twice the first counts', async (t) => {
+  const { app, listen } = await testServer({ predictor: EchoStream })
+  t.teardown(() => app.close())
+  const url = `http://127.0.0.1:${await listen()}/predictions`
+  const typeOf = async (...accept: string[]) => {
+    const body = JSON.stringify({ input: { prompt: 'a', n: 1 } })
+    const headers = ['host', 'x', 'content-type', 'application/json', ...accept.flatMap((value) => ['Accept', value])]
+    const call = request(url, { method: 'POST', headers: [...headers, 'content-length', String(body.length)] })
+    call.end(body)
+    const [response] = (await once(call, 'response')) as [IncomingMessage]
+    response.resume()
+    return response.headers['content-type']
+  }
+  t.equal(await typeOf('text/html', 'text/event-stream'), 'application/json')
+  t.equal(await typeOf('text/event-stream', 'text/html'), 'text/event-stream')
+  t.equal(await typeOf('text/html, text/event-stream'), 'text/event-stream')
+})
+
+t.test('nobody joins the stream of a model that does not stream', async (t) => {
+  const { app, service } = await testServer({ predictor: NoStream, keepMs: 1000 })
+  t.teardown(() => app.close())
+  const accept = 'text/event-stream'
+  const running = app.inject(post({ id: 'p', input: { prompt: 'late: a', n: 2, delay: 600 } }))
+  while (service.find('p')?.status !== 'processing') await new Promise(setImmediate)
+  t.equal((await app.inject({ method: 'PUT', url: '/predictions/p', headers: { accept } })).statusCode, 406)
+  t.equal((await app.inject({ method: 'GET', url: '/predictions/p', headers: { accept } })).statusCode, 406)
+  service.cancelById('p')
+  t.equal((await running).json().status, 'canceled')
 })

@@ -181,6 +181,35 @@ t.test('the prediction goes on until the last of its readers leaves', async (t) 
   t.ok(started[0]!.aborted)
 })
 
+t.test('one reader more than may read a prediction is refused, until another has left', async (t) => {
+  const { predictor, say } = puppet()
+  const { app, listen } = await testServer({ predictor, limits: { streamReaders: 2 } })
+  t.teardown(() => app.close())
+  const port = await listen()
+  const join = () => {
+    const client = new Client(port)
+    client.socket.write('PUT /predictions/a HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n')
+    return client
+  }
+  const first = new Client(port).send({ id: 'a', input: {} })
+  await until(() => first.text.includes('processing'))
+  const second = join()
+  await until(() => second.text.includes('processing'))
+  const third = join()
+  await until(() => third.text.includes('{"error":"Too many stream subscribers"}'))
+  t.match(third.text, /^HTTP\/1.1 429 /)
+  second.socket.resetAndDestroy()
+  let fourth = join()
+  await until(() => {
+    if (fourth.text.startsWith('HTTP/1.1 429')) fourth = join()
+    return fourth.text.includes('processing')
+  })
+  say('to both')
+  await until(() => first.text.includes('to both') && fourth.text.includes('to both'))
+  first.socket.destroy()
+  fourth.socket.destroy()
+})
+
 t.test('a reader that does not read is cut off at the bound with the reason, its neighbour is not', async (t) => {
   const { predictor, say } = puppet()
   const lines: string[] = []

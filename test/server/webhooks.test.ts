@@ -112,6 +112,11 @@ t.test('a call for logs is dropped within the interval after any other, and only
   await eager.inject(post(url, { input: { prompt: 'log: x', n: 3 }, webhook_events_filter: ['logs'] }))
   await eagerQuiet()
   t.equal(calls.length, 5)
+  const { app: lazy, quiet: lazyQuiet } = await serve(t, { intervalMs: 600_000 })
+  await lazy.inject(post(url, { input: { prompt: 'log: x', n: 3 }, webhook_events_filter: ['start', 'logs'] }))
+  await lazyQuiet()
+  t.match(calls.slice(5), [{ body: { status: 'processing', logs: '' } }], 'the first is sent, however long')
+  t.equal(calls.length, 6)
 })
 
 t.test('token, trace headers and signature go with every call', async (t) => {

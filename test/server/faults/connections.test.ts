@@ -100,10 +100,28 @@ t.test('what is no HTTP is answered with an empty 400 and the end', async (t) =>
     'GET\r\n\r\n',
     'GET / HTTP/9.9\r\n\r\n',
     '\0'.repeat(1000),
+    // HTTP/2 with prior knowledge.
+    'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
   ]) {
     const client = new RawClient(port).send(nonsense)
     await client.closed
     t.match(client.text, /^HTTP\/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n$/)
+  }
+  await isHealthy(t)
+})
+
+t.test('requests that break the rules of HTTP/1.1 are refused', async (t) => {
+  const { port, isHealthy } = await serve(t, {})
+  const json = 'host: x\r\ncontent-type: application/json\r\n'
+  for (const broken of [
+    'GET / HTTP/1.1\r\n\r\n',
+    `POST /predictions HTTP/1.1\r\n${json}content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n`,
+    `POST /predictions HTTP/1.1\r\n${json}content-length: 2\r\ncontent-length: 3\r\n\r\n{} `,
+    'EAT /predictions HTTP/1.1\r\nhost: x\r\n\r\n',
+  ]) {
+    const client = new RawClient(port).send(broken)
+    await client.closed
+    t.match(client.text, /^HTTP\/1.1 400 Bad Request\r\n/, broken)
   }
   await isHealthy(t)
 })
