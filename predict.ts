@@ -112,6 +112,7 @@ export async function setup(context: SetupContext, open: typeof openModel) {
     runtime,
     slots: concurrency,
     ...(settings.CONTEXT_LENGTH === undefined ? {} : { contextLength: settings.CONTEXT_LENGTH }),
+    streamPauseMs: settings.STREAM_PAUSE_MS,
     log: setupLog,
     onDefunct: ({ message }) => defunct(message),
   })

@@ -42,6 +42,12 @@ export const modelSettings = z.object({
     .optional()
     .meta({ range: 'a whole number from 1 to 1024', shownDefault: 'the processors that this process may use' })
     .describe('Threads for one run of the model on the CPU.'),
+  STREAM_PAUSE_MS: wholeNumber(1, 60_000)
+    .default(250)
+    .describe(
+      "Longest that a chunk of one prompt should hold up the others' streams, in milliseconds. A prompt that is read while " +
+        'others generate goes in chunks of 64 tokens, or of 32 or 16 where those take longer than this.',
+    ),
   MODEL_CACHE: z
     .string()
     .min(1)

@@ -3,6 +3,7 @@ import type { ModelFolder } from '../folder.js'
 import { type AvailableMemory, availableMemory } from '../memory.js'
 import type { ReportProgress } from '../progress.js'
 import type { Runtime, RuntimeLog } from '../runtime/types.js'
+import { ChunkPacer, chunkSizes } from './chunk-pacer.js'
 import { FaultWatch, MOST_FAILED_STEPS, stepError } from './faults.js'
 import { KVCache } from './kv-cache.js'
 import { PromptMaker } from './prompt.js'
@@ -29,6 +30,8 @@ export interface EngineOptions {
   readonly contextLength?: number
   /** Most tokens of a prompt that are read between two steps of those who generate. */
   readonly chunkTokens?: number
+  /** Milliseconds that those who generate should wait at most while a chunk is read; by default they wait for whole chunks. */
+  readonly streamPauseMs?: number
   readonly log?: RuntimeLog
   readonly progress?: ReportProgress
   /** Milliseconds, monotonic. */
@@ -97,6 +100,7 @@ export class Engine implements AsyncDisposable {
   readonly #log: RuntimeLog | undefined
   readonly #onDefunct: EngineOptions['onDefunct']
   readonly #faults = new FaultWatch()
+  readonly #pacer: ChunkPacer
   readonly #loop: Promise<void>
   /** All that have not ended. */
   readonly #live = new Set<Request>()
@@ -119,11 +123,17 @@ export class Engine implements AsyncDisposable {
     this.#now = options.now ?? (() => performance.now())
     this.#log = options.log
     this.#onDefunct = options.onDefunct
+    const { chunkTokens } = description
+    const unitTokens = unitOf(chunkTokens, options.runtime.device.kind)
+    this.#pacer = new ChunkPacer({
+      sizes: chunkSizes({ chunkTokens, unitTokens }),
+      pauseMs: options.streamPauseMs ?? Number.POSITIVE_INFINITY,
+    })
     this.#scheduler = new Scheduler({
       slots: description.slots,
       slotTokens: description.contextLength,
-      chunkTokens: description.chunkTokens,
-      unitTokens: unitOf(description.chunkTokens, options.runtime.device.kind),
+      chunkTokens,
+      unitTokens,
       maxIdleRows: MAX_IDLE_ROWS[options.runtime.device.kind],
       batchSizes: parts.runner.batchSizes,
     })
@@ -254,7 +264,10 @@ export class Engine implements AsyncDisposable {
   /** The loop: choose the step, run it, apply what it gave. */
   async #serve(): Promise<void> {
     while (!this.#closing) {
-      const step = this.#scheduler.next((request, kept) => request.start(kept))
+      const step = this.#scheduler.next({
+        taken: (request, kept) => request.start(kept),
+        busyChunkTokens: this.#pacer.tokens,
+      })
       if (step === undefined) await this.#work()
       else {
         const outcome = await this.#run(step)
@@ -291,7 +304,9 @@ export class Engine implements AsyncDisposable {
       }
       const due = step.kind === 'prefill' && !step.last ? [] : occupantsOf(step)
       const rows = due.map((request) => request.sampler.row())
+      const startedAt = step.kind === 'prefill' ? this.#now() : 0
       const candidates = await this.#runner.run(batchesOf(step, this.#scheduler.slots), rows, abort.signal)
+      if (step.kind === 'prefill') this.#pacer.note({ tokens: step.tokens, ms: this.#now() - startedAt })
       return { whole: true, tokens: await this.#sample(due, rows, candidates) }
     } catch (error) {
       const reason = stepError(error)

@@ -57,6 +57,13 @@ export interface SchedulerOptions {
   readonly batchSizes?: readonly number[] | undefined
 }
 
+export interface NextOptions<R extends Occupant> {
+  /** Is called for each request that gets a slot now, with the tokens of its prompt that the slot holds already. */
+  readonly taken?: (request: R, kept: number) => void
+  /** Most tokens to read while others generate: a multiple of unitTokens; by default chunkTokens. */
+  readonly busyChunkTokens?: number
+}
+
 /**
  * Decides what runs next, from lengths, states and ids alone. Requests get slots in the order in which they came; one prompt
  * is read at a time, in that order too, and between two of its chunks every slot that generates gets a token.
@@ -127,17 +134,14 @@ export class Scheduler<R extends Occupant> {
     this.#unused = []
   }
 
-  /**
-   * @param taken  is called for each request that gets a slot now, with the tokens of its prompt that the slot holds already.
-   * @returns what to run, or undefined while there is nothing to do.
-   */
-  next(taken?: (request: R, kept: number) => void): Step<R> | undefined {
+  /** @returns what to run, or undefined while there is nothing to do. */
+  next({ taken, busyChunkTokens = this.#chunkTokens }: NextOptions<R> = {}): Step<R> | undefined {
     const copy = this.#fillSlots(taken)
     if (copy !== undefined) return copy
     const decoding = this.slots.filter((slot) => slot.state === 'decode')
     const reading = this.#reading[0]
     if (reading === undefined || (decoding.length > 0 && this.#lastKind !== 'decode')) return this.#decode(decoding)
-    return this.#copy(reading) ?? this.#prefill(reading)
+    return this.#copy(reading) ?? this.#prefill(reading, decoding.length > 0 ? busyChunkTokens : this.#chunkTokens)
   }
 
   /** Notes that a step was run: its tokens are in the cache now. */
@@ -212,10 +216,11 @@ export class Scheduler<R extends Occupant> {
     this.#unused.push(slot)
   }
 
-  #prefill(slot: Slot<R>): PrefillStep<R> {
+  #prefill(slot: Slot<R>, mostTokens: number): PrefillStep<R> {
     const { length } = slot
     const { promptTokens } = slot.occupant!
-    const end = Math.min(promptTokens, length - (length % this.#chunkTokens) + this.#chunkTokens)
+    const border = length - (length % this.#chunkTokens) + this.#chunkTokens
+    const end = Math.min(promptTokens, border, length + mostTokens)
     return { kind: 'prefill', slot, tokens: end - length, last: end === promptTokens }
   }
 

@@ -60,10 +60,10 @@ t.test('an answer is pieces of text, then what it took', async (t) => {
     cachedTokens: 0,
     outputTokens: 12,
     queueMs: 1,
-    prefillMs: 1,
+    prefillMs: 3,
     decodeMs: 11,
-    timeToFirstTokenMs: 2,
-    totalMs: 14,
+    timeToFirstTokenMs: 4,
+    totalMs: 16,
   })
   t.equal(prepared.promptIds[0], model.folder.config.bosTokenId)
 })
@@ -252,6 +252,29 @@ t.test('a reader that is slow or gone holds up nobody', async (t) => {
   t.ok(others.every(({ outputTokens }) => outputTokens === 12))
   const rest = await collect(stalled)
   t.equal(rest.outputTokens, 12, 'and nothing is lost for it')
+})
+
+t.test('while a stream runs, a long prompt is read in chunks as short as the pause that it may make', async (t) => {
+  const readBeside = async (streamPauseMs: number) => {
+    let [time, runs] = [0, 0]
+    const slow = wrapRuntime(model.runtime, (run) => async (bindings, signal) => {
+      await run(bindings, signal)
+      time += 100
+      runs++
+    })
+    const engine = await model.open({ runtime: slow, slots: 2, now: () => time, streamPauseMs })
+    const other = await engine.prepare({ prompt: 'b'.repeat(120), raw: true, maxNewTokens: 1, temperature: 0 })
+    const stream = engine.generate(await engine.prepare({ prompt: 'Hello', ...greedy, maxNewTokens: 60 }))
+    await stream.next()
+    runs = 0
+    const [{ text }, { outputTokens }] = await Promise.all([collect(engine.generate(other)), collect(stream)])
+    return { text, chunks: runs - (outputTokens - 1) }
+  }
+  const patient = await readBeside(1_000_000)
+  t.equal(patient.chunks, 3, '16 tokens while nothing is known, then up to the next multiples of 64')
+  const hurried = await readBeside(1)
+  t.equal(hurried.chunks, 8)
+  t.equal(hurried.text, patient.text)
 })
 
 t.test('an engine that is disposed ends its requests, and takes no more', async (t) => {

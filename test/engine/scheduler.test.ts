@@ -83,21 +83,22 @@ class Simulation {
   }
 
   /** @returns whether there was something to do. */
-  step(): boolean {
+  step(busyChunkTokens = this.options.chunkTokens): boolean {
     const before = this.scheduler.slots.map((slot) => ({ slot, state: slot.state, length: slot.length }))
-    const step = this.scheduler.next((job, kept) => {
+    const taken = (job: Job, kept: number) => {
       assert.equal(job, this.waiting.shift(), 'first come, first served')
       this.served.set(job, 0)
       this.reading.push(job)
       this.#checkPlace(job, kept, before)
-    })
+    }
+    const step = this.scheduler.next({ taken, busyChunkTokens })
     this.#checkSlots(step)
     this.#checkCache()
     if (step === undefined) {
       assert.deepEqual([...this.served.keys(), ...this.waiting], [], 'nothing to do, but somebody waits')
       return false
     }
-    if (step.kind === 'prefill') this.#checkPrefill(step)
+    if (step.kind === 'prefill') this.#checkPrefill(step, busyChunkTokens)
     else if (step.kind === 'copy') this.#checkCopy(step)
     else this.#checkDecode(step)
     this.#write(step)
@@ -207,14 +208,18 @@ class Simulation {
     )
   }
 
-  #checkPrefill(step: Step<Job> & { kind: 'prefill' }): void {
+  #checkPrefill(step: Step<Job> & { kind: 'prefill' }, busyChunkTokens: number): void {
     const { slot, tokens, last } = step
     const rest = slot.occupant!.promptTokens - slot.length
     assert.equal(slot.occupant, this.reading[0], 'prompts are read one after another, oldest first')
     const { chunkTokens, unitTokens } = this.options
     const [start, end] = [slot.length, slot.length + tokens]
     assert.equal(start % unitTokens, 0)
-    assert.ok(end % chunkTokens === 0 || last, 'a chunk is filled')
+    const busy = this.scheduler.slots.some(({ state }) => state === 'decode')
+    const most = busy ? busyChunkTokens : chunkTokens
+    assert.ok(tokens <= most, 'a chunk that holds up others is too long')
+    assert.ok(end % chunkTokens === 0 || last || tokens === most, 'a chunk is filled')
+    assert.ok(end % unitTokens === 0 || last)
     assert.equal(
       Math.floor(start / chunkTokens),
       Math.floor((end - 1) / chunkTokens),
@@ -224,8 +229,7 @@ class Simulation {
     for (const other of this.scheduler.slots) {
       assert.ok(this.#available(other, slot.occupant!) <= start || other === slot, 'what is there is computed again')
     }
-    const decoding = this.scheduler.slots.some(({ state }) => state === 'decode')
-    assert.ok(!decoding || this.lastStep?.kind !== 'prefill', 'two chunks in a row while others generate')
+    assert.ok(!busy || this.lastStep?.kind !== 'prefill', 'two chunks in a row while others generate')
   }
 
   #checkDecode(step: Step<Job> & { kind: 'decode' }): void {
@@ -259,7 +263,7 @@ const job = fc.record({
 })
 const action = fc.oneof(
   { weight: 3, arbitrary: job.map((job) => ({ kind: 'add' as const, job })) },
-  { weight: 8, arbitrary: fc.constant({ kind: 'step' as const }) },
+  { weight: 8, arbitrary: fc.nat(4).map((units) => ({ kind: 'step' as const, units })) },
   {
     weight: 1,
     arbitrary: fc.record({ kind: fc.constantFrom('cancel' as const, 'fail' as const), which: fc.nat(20) }),
@@ -287,8 +291,10 @@ t.test(
           if (action.kind === 'add') {
             jobs.push(createJob(jobs.length, action.job))
             simulation.add(jobs.at(-1)!)
-          } else if (action.kind === 'step') simulation.step()
-          else {
+          } else if (action.kind === 'step') {
+            const { chunkTokens, unitTokens } = options
+            simulation.step(Math.min(chunkTokens, unitTokens * (1 + action.units)))
+          } else {
             const job = jobs[action.which % Math.max(jobs.length, 1)]
             if (job !== undefined && !simulation.finished.has(job)) {
               if (action.kind === 'fail') simulation.fail(job)
@@ -381,7 +387,7 @@ t.test('the next turn of a chat goes on where the last prompt ended, though othe
   const [first] = simulation.scheduler.slots
   t.equal(first!.length, 14, 'the prompt is kept, and the answer is not')
   simulation.add(createJob(2, { ...turn, promptTokens: 24 }))
-  simulation.scheduler.next((job, kept) => t.same([job.name, kept], [2, 12]))
+  simulation.scheduler.next({ taken: (job, kept) => t.same([job.name, kept], [2, 12]) })
   t.equal(first!.occupant?.name, 2)
 })
 
