@@ -106,6 +106,7 @@ t.test('bodies that are no JSON, too deep, or of the wrong shape are refused bef
     ['{"\\u0069d":"a","id":"a"}', 422, /: duplicate field `id`$/],
     ['{"context":null}', 422, /: context: invalid type: null, expected a map$/],
     ['{"webhook":{}}', 422, /: webhook: invalid type: map, expected a string$/],
+    ['{"webhook_events_filter":[1]}', 422, /: webhook_events_filter: invalid type: number, expected start or output/],
     ['{"webhook_events_filter":null}', 422, /: webhook_events_filter: invalid type: null, expected a sequence$/],
     [
       '{"webhook_events_filter":["secret"]}',
@@ -248,6 +249,19 @@ t.test('at no level does the log carry what users wrote or what the model answer
   await app.inject(post(`{"input":"${secret}`))
   t.ok(lines.length > bodies.length)
   t.notMatch(lines.join(''), secret)
+})
+
+t.test('a key named __proto__ inside of an object reaches no Predictor', async (t) => {
+  const predictor = definePredictor({
+    input: z.object({ object: z.record(z.string(), z.unknown()) }),
+    output: z.array(z.string()),
+    streaming: false,
+    predict: ({ object }) => [...Object.keys(object), String('polluted' in object)],
+  })
+  const { app } = await testServer({ predictor })
+  t.teardown(() => app.close())
+  const response = await app.inject(post('{"input":{"object":{"__proto__":{"polluted":1},"a":1,"constructor":2}}}'))
+  t.strictSame(response.json().output, ['a', 'constructor', 'false'])
 })
 
 t.test('of an Accept that comes twice the first counts', async (t) => {

@@ -84,6 +84,10 @@ t.test('nesting has a limit, and the deepest text that is refused exhausts nothi
   t.throws(() => parse(`${'{"a":'.repeat(10_000)}1${'}'.repeat(10_000)}`), { name: 'JsonError' })
 })
 
+t.test('keys that are whole numbers come first, as JavaScript has them', async (t) => {
+  t.equal(stringifySorted({ b: 1, '10': 1, a: 1, '9': 1 }), '{"9":1,"10":1,"a":1,"b":1}')
+})
+
 t.test('a key named __proto__ stays a key', async (t) => {
   const read = parse('{"__proto__": {"polluted": true}}') as Record<string, unknown>
   t.notOk('polluted' in read)

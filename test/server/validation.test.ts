@@ -128,6 +128,10 @@ t.test('numbers are shown as they were written, where the body is known', async 
     ['{"n":1e16}', ['n: 1e+16 is greater than the maximum of 100']],
     ['{"n":18446744073709551615}', ['n: 18446744073709551615 is greater than the maximum of 100']],
     ['{"n":18446744073709551616}', ['n: 1.8446744073709552e+19 is greater than the maximum of 100']],
+    [
+      '{"big":9007199254740993}',
+      ['big: 9007199254740993 is beyond ±9007199254740991, where integers are no longer exact'],
+    ],
     ['{"mode":1.0}', ['mode: 1.0 is not one of ["plain","upper"]', 'mode: 1.0 is not of type "string"']],
     ['{"code":[1,2.0,{"b":1E2,"a":"1.0"}]}', ['code: [1,2.0,{"a":"1.0","b":100.0}] is not of type "string"']],
     ['{"stop":["a",2.0]}', ['stop/1: 2.0 is not of type "string"']],
