@@ -27,17 +27,17 @@ const POLL_MS = 500
 /**
  * Takes the lock file at `path`, waiting while a living process holds it. It works between processes, containers and machines
  * that share the folder: the holder touches its file every five seconds. A lock is taken over when its process is known to be
- * dead (same machine), or when it was not touched for 30 s by our own clock (clocks of two machines are not compared).
+ * dead (same machine), or when it was not touched for 30 s by a clock of our own that never jumps (clocks of two machines are not compared).
  *
  * @throws {HubError} {DiskFullError} the file cannot be written; the signal's reason, if that fires while waiting.
  */
 export async function acquireLock(path: string, options: LockOptions): Promise<Lock> {
   const content = JSON.stringify({ pid: process.pid, machine: await machine(), token: randomUUID() })
-  let seen = { state: '', sinceMs: options.clock.now() }
+  let seen = { state: '', sinceMs: options.clock.elapsed() }
   while (!(await storing(path, () => createExclusively(path, content)))) {
     const state = await look(path)
     if (state === undefined) continue // just released
-    const nowMs = options.clock.now()
+    const nowMs = options.clock.elapsed()
     if (state.key !== seen.state) seen = { state: state.key, sinceMs: nowMs }
     if ((await isDead(state.content)) || nowMs - seen.sinceMs >= STALE_MS) {
       if (await storing(path, () => takeAway(path, state.key))) continue

@@ -3,14 +3,17 @@ import { HubError } from '../errors.js'
 
 /** Time as a parameter, so that tests wait for nothing. */
 export interface Clock {
-  /** Milliseconds since 1970. */
+  /** Milliseconds since 1970, by the machine's clock, which may jump: to compare with dates that a server sends. */
   now(): number
+  /** Milliseconds from any start, by a clock that never jumps: to measure how long something takes. */
+  elapsed(): number
   /** Rejects with the signal's reason as soon as it fires. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>
 }
 
 export const systemClock: Clock = {
   now: Date.now,
+  elapsed: () => performance.now(),
   async sleep(ms, signal) {
     try {
       await sleep(ms, undefined, signal === undefined ? {} : { signal })

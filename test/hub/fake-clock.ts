@@ -10,6 +10,8 @@ export interface FakeClock extends Clock {
   readonly pauses: number[]
   /** From now until the next pause, watched connections seem to be silent for as long as is allowed. */
   silence(): void
+  /** Sets the machine's clock, as a time server or a resumed machine does. */
+  jump(ms: number): void
   /** Lets every holder of a lock give its next sign of life. */
   beat(): void
 }
@@ -20,6 +22,7 @@ export function fakeClock(startMs = Date.parse('2026-01-01T00:00:00Z')): FakeClo
   const watching = new Set<() => void>()
   const resting = new Set<() => void>()
   let nowMs = startMs
+  let elapsedMs = 0
   let silent = false
 
   const waitIn = (waiters: Set<() => void>, signal?: AbortSignal) =>
@@ -43,6 +46,10 @@ export function fakeClock(startMs = Date.parse('2026-01-01T00:00:00Z')): FakeClo
   return {
     pauses,
     now: () => nowMs,
+    elapsed: () => elapsedMs,
+    jump(ms) {
+      nowMs += ms
+    },
     silence() {
       silent = true
       wakeAll(watching)
@@ -57,6 +64,7 @@ export function fakeClock(startMs = Date.parse('2026-01-01T00:00:00Z')): FakeClo
         silent = false
         pauses.push(ms)
         nowMs += ms
+        elapsedMs += ms
       }
       await new Promise((resolve) => setImmediate(resolve))
       signal?.throwIfAborted()

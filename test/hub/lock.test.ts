@@ -48,7 +48,7 @@ t.test('lets one in at a time, in one process too', async (t) => {
   let inside = 0
   let most = 0
   // Nobody may seem dead only because the fake clock runs ahead of the disk.
-  const clock = { ...fakeClock(), now: () => 0 }
+  const clock = { ...fakeClock(), elapsed: () => 0 }
   const enter = async () => {
     const lock = await acquireLock(path, { ...options(), clock })
     most = Math.max(most, ++inside)
@@ -133,6 +133,23 @@ t.test('does not take over from another machine that gives signs of life', async
   t.equal(beats, 10)
   await lock.release()
 })
+
+t.test(
+  'a clock of the machine that jumps an hour makes no living process seem dead, nor a dead one alive',
+  async (t) => {
+    for (const jumpMs of [3_600_000, -3_600_000]) {
+      const path = join(t.testdir(), 'a.lock')
+      await plant(path, { machine: 'elsewhere' })
+      const here = options()
+      const lock = await acquireLock(path, { ...here, onWait: () => here.clock.jump(jumpMs) })
+      t.equal(
+        here.clock.pauses.reduce((sum, ms) => sum + ms, 0),
+        30_000,
+      )
+      await lock.release()
+    }
+  },
+)
 
 t.test('one that was taken over tells its holder, who does not remove the other’s', async (t) => {
   const path = join(t.testdir(), 'a.lock')

@@ -19,6 +19,12 @@ export const Predictor = definePredictor({
 /** Its setup never ends. */
 export const Hangs = { ...Predictor, setup: () => new Promise<never>(() => {}) }
 
+/** Its setup keeps the thread for good. */
+export const Blocks = {
+  ...Predictor,
+  setup: () => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0),
+}
+
 /** Its setup throws. */
 export const Throws = {
   ...Predictor,

@@ -1,9 +1,27 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
+import { connect } from 'node:net'
 import t from 'tap'
 import { isAlive, post, spawnServer, until, untilHealth } from './spawn.js'
 
 const STREAM = { accept: 'text/event-stream' }
+
+t.test('an idle server ends on SIGTERM, with code 0, whoever is still connected', async (t) => {
+  const server = await spawnServer(t, t.testdir({}), { file: 'echo-stream.ts' })
+  await untilHealth(server.url, 'READY')
+  const { port } = new URL(server.url)
+  // One that has never asked anything, and one that has and would ask again.
+  const silent = connect(Number(port), '127.0.0.1')
+  const kept = connect(Number(port), '127.0.0.1')
+  const ends = [once(silent, 'close'), once(kept, 'close')]
+  kept.write('GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n')
+  await Promise.all([once(kept, 'data'), silent.pending && once(silent, 'connect')])
+  server.process.kill('SIGTERM')
+  t.strictSame(await server.exit, [0, null])
+  await Promise.all(ends)
+  await t.rejects(fetch(`${server.url}/livez`))
+  t.notOk(isAlive(server.workerPid))
+})
 
 t.test('SIGTERM lets running predictions end, and ends with code 0', async (t) => {
   const server = await spawnServer(t, t.testdir({}), { file: 'echo-stream.ts', concurrency: 2 })

@@ -45,12 +45,20 @@ t.test('a server in this process forks its worker under whatever loader runs, an
   await t.rejects(fetch(server.url))
 })
 
-t.test('a server that is killed leaves no worker behind', async (t) => {
-  const server = await spawnServer(t, t.testdir({}), { file: 'echo-stream.ts' })
+t.test('a server that is killed leaves no worker behind, and the next one serves in its place', async (t) => {
+  const folder = t.testdir({})
+  const server = await spawnServer(t, folder, { file: 'echo-stream.ts' })
   await untilHealth(server.url, 'READY')
   t.ok(isAlive(server.workerPid))
+  const stream = await post(server.url, { prompt: 'late: x', delay: 600 }, { accept: 'text/event-stream' })
   server.process.kill('SIGKILL')
+  await t.rejects(stream.text(), 'who reads learns it by the end of the connection')
   await until(() => !isAlive(server.workerPid))
+  const env = { PORT: new URL(server.url).port }
+  const next = await spawnServer(t, folder, { file: 'echo-stream.ts', env })
+  t.equal(next.url, server.url)
+  await untilHealth(next.url, 'READY')
+  t.match(await (await post(next.url, { prompt: 'a', n: 1 })).json(), { status: 'succeeded' })
 })
 
 t.test('a bad setting ends the program with code 2 and one line, a taken port with code 1', async (t) => {

@@ -43,20 +43,25 @@ t.test('100 MB of output reach a reader who reads, and cost one who does not his
   await sleeper.body!.cancel()
 })
 
-t.test('a setup that throws or never ends leaves a server that says so, and ends on SIGTERM', async (t) => {
-  for (const [name, status, ready] of [
-    ['Throws', 'SETUP_FAILED', 503],
-    ['Hangs', 'STARTING', 503],
-  ] as const) {
-    const server = await spawnServer(t, t.testdir({}), { file: 'heavy.ts', name })
-    await untilHealth(server.url, status)
-    t.equal((await post(server.url, { how: 'answer' })).status, 503)
-    t.equal((await fetch(`${server.url}/readyz`)).status, ready)
-    t.equal((await fetch(`${server.url}/livez`)).status, 200)
-    server.process.kill('SIGTERM')
-    t.strictSame(await server.exit, [0, null])
-  }
-})
+t.test(
+  'a setup that throws, never ends, or blocks its thread longer than it may leaves a server that says so, and ends on SIGTERM',
+  async (t) => {
+    for (const [name, status, ready] of [
+      ['Throws', 'SETUP_FAILED', 503],
+      ['Hangs', 'STARTING', 503],
+      ['Blocks', 'SETUP_FAILED', 503],
+    ] as const) {
+      const env: Record<string, string> = name === 'Blocks' ? { COG_SETUP_TIMEOUT: '1' } : {}
+      const server = await spawnServer(t, t.testdir({}), { file: 'heavy.ts', name, env })
+      await untilHealth(server.url, status)
+      t.equal((await post(server.url, { how: 'answer' })).status, 503)
+      t.equal((await fetch(`${server.url}/readyz`)).status, ready)
+      t.equal((await fetch(`${server.url}/livez`)).status, 200)
+      server.process.kill('SIGTERM')
+      t.strictSame(await server.exit, [0, null])
+    }
+  },
+)
 
 t.test('a clock of the machine that jumps an hour changes no duration', async (t) => {
   const clock = new FakeClock()
