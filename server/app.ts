@@ -48,6 +48,7 @@ export function createApp(options: AppOptions): FastifyInstance {
     frameworkErrors: (_error, _request, reply) => sendError(reply, ServerError.of('INVALID_URL', {})),
   })
   app.server.maxConnections = limits.connections
+  closeSilentConnections(app)
   // Without Nagle: else the end of a fast stream waits 40 ms for the client's delayed acknowledgement, as Cog's does.
   app.server.on('connection', (socket) => socket.setNoDelay(true))
 
@@ -83,6 +84,18 @@ export function createApp(options: AppOptions): FastifyInstance {
 
 function noCompiler(): never {
   throw new Error('A route has a schema, but the validation of inputs is our own: see validation.ts.')
+}
+
+/** Node counts a connection that has sent nothing yet as busy: one that a balancer keeps ready would hold the server's end up. */
+function closeSilentConnections(app: FastifyInstance): void {
+  const open = new Set<Socket>()
+  app.server.on('connection', (socket) => {
+    open.add(socket)
+    socket.once('close', () => open.delete(socket))
+  })
+  app.addHook('preClose', async () => {
+    for (const socket of open) if (socket.bytesRead === 0) socket.destroy()
+  })
 }
 
 /** What is no request, is too large for one, or takes too long: an empty answer, as Cog gives it, and the end. */

@@ -144,3 +144,12 @@ t.test('clients that leave while they connect or upload leave nothing behind', a
   t.equal(server.service.status, 'READY')
   t.notMatch(lines.join(''), 'request failed')
 })
+
+t.test('a connection that has sent nothing does not hold the end of the server up', async (t) => {
+  const { app, port, open } = await serve(t, {})
+  const silent = new RawClient(port)
+  await until(async () => (await open()) === 1)
+  await app.close()
+  await silent.closed
+  t.equal(silent.text, '')
+})
