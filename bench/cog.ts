@@ -138,7 +138,7 @@ const peer = python === undefined ? undefined : coglet(folder, python)
 const loadBefore = loadavg()
 for (let round = 0; round < rounds; round++) {
   ours.push({
-    ...(await measure(start, { manySlots: 16, paths: ['/health-check'] })),
+    ...(await measure(start, { manySlots: 16, paths: ['/health-check', '/metrics'] })),
     'start → READY ms, from source': await readyMs(bezel(folder, 'source')),
   })
   if (peer) theirs.push(await measure(peer, { manySlots: 32, paths: ['/health-check'] }))
@@ -161,6 +161,7 @@ const BARS: Readonly<Record<string, Bar>> = {
   'events/s, 16 connections': { atLeast: 1.5, of: 'ratio' },
   'start → READY ms': { atMost: 1.5, of: 'ratio' },
   'p99 ms, /health-check': { atMost: 20, of: 'value' },
+  'p99 ms, /metrics': { atMost: 20, of: 'value' },
 }
 
 const rows = Object.keys(ours[0]!).map((name) => {

@@ -6,6 +6,7 @@ import { addCogRoutes, sendJson } from './cog.js'
 import { ERRORS, ServerError } from './errors.js'
 import { exactUrl } from './exact-url.js'
 import { HTTP_LIMITS, type HttpLimits } from './limits.js'
+import { addMetricsRoute } from './metrics-route.js'
 import { addProbeRoutes } from './probes.js'
 import type { Schedule, Service } from './service.js'
 import { addShutdownRoute, type ShutdownOptions } from './shutdown.js'
@@ -70,6 +71,8 @@ export function createApp(options: AppOptions): FastifyInstance {
     if (allow === undefined) return sendError(reply, ServerError.of('NOT_FOUND', {}))
     return sendError(reply.header('allow', allow), ServerError.of('METHOD_NOT_ALLOWED', {}))
   })
+  // Before all others: it counts those that come after it.
+  addMetricsRoute(app, options)
   addCogRoutes(app, {
     service: options.service,
     webhooks: options.webhooks,
@@ -115,7 +118,7 @@ const CLIENT_ERRORS: ReadonlyMap<string, number> = new Map([
 ])
 
 const ALLOWED_METHODS: readonly (readonly [path: RegExp, allow: string])[] = [
-  [/^\/(?:health-check|openapi\.json|livez|readyz)?$/, 'GET,HEAD'],
+  [/^\/(?:health-check|openapi\.json|livez|readyz|metrics)?$/, 'GET,HEAD'],
   [/^\/(?:predictions|shutdown)$/, 'POST'],
   [/^\/predictions\/[^/]+$/, 'PUT'],
   [/^\/predictions\/[^/]+\/cancel$/, 'POST'],

@@ -137,6 +137,8 @@ export interface JsonSchema {
 export interface Worker {
   /** Begins setup. Called once. The listener must not throw. */
   start(setup: SetupRequest, listener: (event: WorkerEvent) => void): void
+  /** The process that lives now, or lived last, where it is one. */
+  readonly pid?: number | undefined
   /** Does nothing while no worker lives; the `died` event has told the listener. */
   post(message: ToWorker): void
   /** Lets the Predictor tear down, within `limitMs`; then ends the worker whatever it does. */

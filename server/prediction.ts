@@ -99,6 +99,11 @@ export class Prediction {
     return this.#startedAt === undefined ? 0 : this.#options.now() - this.#startedAt
   }
 
+  /** Milliseconds from its creation to that moment; 0 before. */
+  get waitedMs(): number {
+    return this.#startedAt === undefined ? 0 : this.#startedAt - this.#createdAt
+  }
+
   /** The worker has accepted the input. */
   start(): void {
     if (this.#status !== 'starting') return

@@ -11,6 +11,7 @@ import type {
   Worker,
   WorkerEvent,
 } from './messages.js'
+import { Counter, DURATIONS, Histogram } from './metrics.js'
 import { Prediction } from './prediction.js'
 import { newId } from './prediction-id.js'
 import type { SetupProgress } from './predictor.js'
@@ -121,6 +122,13 @@ interface Waiting {
  * the Predictor has let go, before anyone is told that the prediction has ended.
  */
 export class Service {
+  /** What has happened so far, for /metrics. */
+  readonly metrics = {
+    ended: new Counter('status'),
+    queueSeconds: new Histogram(DURATIONS),
+    predictSeconds: new Histogram(DURATIONS),
+    workerDeaths: new Counter(),
+  }
   readonly #options: ServiceOptions
   readonly #runs = new Map<number, Run>()
   /** Those that wait for a slot, under the keys that they will run with. */
@@ -173,6 +181,16 @@ export class Service {
   get status(): ServiceStatus {
     if (this.#status !== 'READY') return this.#status
     return this.#runs.size < this.#ready!.concurrency ? 'READY' : 'BUSY'
+  }
+
+  /** How many run, wait, and may run at once. */
+  get load(): { readonly running: number; readonly waiting: number; readonly slots: number } {
+    return { running: this.#runs.size, waiting: this.#queue.length, slots: this.#ready?.concurrency ?? 0 }
+  }
+
+  /** The process that hosts the Predictor. */
+  get workerPid(): number | undefined {
+    return this.#options.worker.pid
   }
 
   /** Asks the Predictor's own `healthcheck`, too, where it has one and could answer. */
@@ -342,6 +360,7 @@ export class Service {
     this.#runs.set(key, run)
     const { prediction, input, request } = run
     prediction.begin()
+    this.metrics.queueSeconds.observe(prediction.waitedMs / 1000)
     const { kind = 'prediction', context } = request
     this.#post({ type: 'predict', key, kind, id: prediction.id, input, context })
   }
@@ -471,6 +490,7 @@ export class Service {
     const run = this.#runs.get(key)!
     this.#runs.delete(key)
     this.#queue.recordRun(run.prediction.runMs)
+    this.metrics.predictSeconds.observe(run.prediction.runMs / 1000)
     this.#beginWaiting()
     this.#close(run, finish, errorName)
   }
@@ -480,6 +500,7 @@ export class Service {
     run.deadline?.cancel()
     run.accept()
     finish(run.prediction)
+    this.metrics.ended.add(run.prediction.status)
     this.#finished.add(run.prediction)
     this.#settle()
     if (!this.#options.log.isLevelEnabled('info')) return
@@ -501,6 +522,7 @@ export class Service {
   }
 
   #died({ ending, restarts }: Extract<WorkerEvent, { type: 'died' }>): void {
+    this.metrics.workerDeaths.add()
     const counts = { running: this.#runs.size, waiting: this.#queue.length }
     this.#options.log.error({ ending, restarts, ...counts }, 'worker died')
     if (restarts) this.#enter('DEFUNCT')

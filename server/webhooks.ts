@@ -5,6 +5,7 @@ import type { LookupFunction } from 'node:net'
 import type { Logger } from 'pino'
 import { COG_RELEASE } from './cog-release.js'
 import { stringifySorted } from './json.js'
+import { Counter } from './metrics.js'
 import type { Prediction, PredictionEvent } from './prediction.js'
 import type { Schedule } from './service.js'
 import { type Resolve, type WebhookReach, WebhookRefusedError, webhookAddress } from './webhook-address.js'
@@ -59,6 +60,8 @@ const MOST_REPEATING = 1000
  * again after 429, 500, 502, 503, 504 or no answer. Redirects are not followed.
  */
 export class Webhooks {
+  /** Tries so far: `sent` were answered with 2xx, `failed` otherwise or not at all, `refused` led where none may go. */
+  readonly calls = new Counter('result')
   readonly #options: WebhookOptions
   readonly #queues = new Set<Queue>()
   #repeating = 0
@@ -81,6 +84,7 @@ export class Webhooks {
       return
     }
     const queue = new Queue(this.#options, webhook, {
+      tried: (outcome) => this.calls.add(resultOf(outcome)),
       mayRepeat: () => this.#repeating < MOST_REPEATING,
       repeating: (change) => {
         this.#repeating += change
@@ -130,6 +134,7 @@ interface Call {
 }
 
 interface Owner {
+  tried(outcome: Outcome): void
   mayRepeat(): boolean
   repeating(change: 1 | -1): void
   onBusy(): void
@@ -227,6 +232,12 @@ class Queue {
 
   /** One try. Never rejects. */
   async #try(call: Call, id: string): Promise<Outcome> {
+    const outcome = await this.#attempt(call, id)
+    this.#owner.tried(outcome)
+    return outcome
+  }
+
+  async #attempt(call: Call, id: string): Promise<Outcome> {
     const { log, schedule, reach, resolve } = this.#options
     const over = new AbortController()
     const stop = () => over.abort()
@@ -273,6 +284,11 @@ class Queue {
 
 /** A status, or why there is none. */
 type Outcome = number | 'no answer' | 'refused'
+
+function resultOf(outcome: Outcome): 'sent' | 'failed' | 'refused' {
+  if (outcome === 'refused') return 'refused'
+  return typeof outcome === 'number' && outcome >= 200 && outcome <= 299 ? 'sent' : 'failed'
+}
 
 function isWorthRepeating(outcome: Outcome): boolean {
   return outcome === 'no answer' || (typeof outcome === 'number' && WORTH_REPEATING.has(outcome))
