@@ -17,7 +17,7 @@ export function configurationPage(): string {
     'Every setting is an environment variable, checked at start: a wrong one ends the process with exit code 2 and a line that',
     "names it, its value and what is legal. One that is set to nothing counts as not set. A wrong one of Cog's own (`COG_…`) ends",
     'nothing, since Cog starts with it, too: it counts as what the table says, or else as not set, and the log tells so. But for',
-    '`COG_PREDICT_TYPE_STUB`, without which Cog does not start. (This page is made from the schemas in `server/config.ts` and',
+    '`COG_…_TYPE_STUB`, with which Cog does not start. (This page is made from the schemas in `server/config.ts` and',
     '`model/settings.ts` by `npm run docs`.)',
     '',
     '## The model',

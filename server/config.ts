@@ -1,12 +1,7 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { dirname, extname, resolve } from 'node:path'
-import { parse } from 'yaml'
 import { z } from 'zod'
 import { PRICES } from './cost.js'
 import { HTTP_LIMITS } from './limits.js'
-import type { PredictorModules } from './load-predictor.js'
 import type { LoggerOptions } from './logger.js'
-import type { ModuleExport } from './messages.js'
 import type { FileLimits } from './run-files.js'
 
 /** A variable, or a field of cog.yaml, has a value outside its range. Whoever starts the server ends with exit code 2. */
@@ -29,11 +24,12 @@ function numeric<Schema extends z.ZodType>(schema: Schema) {
   )
 }
 
-const REFERENCE = /^([^:]+\.[cm]?[jt]s):([A-Za-z_$][\w$]*)$/
+/** `file.ts:Name`: a module, and the name that it exports something by. */
+export const REFERENCE = /^([^:]+\.[cm]?[jt]s):([A-Za-z_$][\w$]*)$/
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
 
 /** How many predictions may run at once. */
-const MOST_CONCURRENT = 4096
+export const MOST_CONCURRENT = 4096
 
 /** The server's settings: what each means, its default and its range. `.shape` feeds docs/configuration.md. */
 export const serverSettings = z.object({
@@ -84,6 +80,12 @@ export const serverSettings = z.object({
     .optional()
     .describe('The Predictor to serve in place of that of cog.yaml, from whose folder the file is named')
     .meta({ range: 'file.ts:Name', shownDefault: '`predict` of cog.yaml' }),
+  COG_TRAIN_TYPE_STUB: z
+    .string()
+    .regex(REFERENCE)
+    .optional()
+    .describe('The same for the training that cog.yaml names')
+    .meta({ range: 'file.ts:name', shownDefault: '`train` of cog.yaml' }),
   COG_MAX_CONCURRENCY: numeric(z.int().min(1).max(MOST_CONCURRENT))
     .optional()
     .describe('How many predictions run at once, in place of `concurrency.max` of cog.yaml; any other text counts as 1')
@@ -266,78 +268,4 @@ export function fileLimitsOf(settings: ServerSettings): FileLimits {
     allowPrivate: settings.FILES_FROM_PRIVATE === 'true',
     ...(settings.UPLOAD_URL !== undefined && { uploadUrl: settings.UPLOAD_URL }),
   }
-}
-
-/** The part of Cog's cog.yaml that concerns a server; the rest (`build`, `image`) concerns images. */
-export const cogYaml = z
-  .looseObject({
-    predict: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
-    run: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
-    train: z.string().regex(REFERENCE, 'must be "file.ts:name", such as "train.ts:train"').optional(),
-    concurrency: z.looseObject({ max: z.int().min(1).max(MOST_CONCURRENT).default(1) }).default({ max: 1 }),
-  })
-  .refine((yaml) => yaml.predict ?? yaml.run, 'must name the Predictor: predict: "predict.ts:Predictor"')
-
-/** The module that exports the Predictor, and that of the training where `train` names one. */
-export interface CogConfig extends PredictorModules {
-  readonly concurrency: number
-}
-
-/**
- * Reads cog.yaml.
- *
- * From source, `predict.ts:Predictor` is the file beside cog.yaml. A compiled server looks for `predict.js` in `dist/`,
- * then beside cog.yaml.
- *
- * @param path of cog.yaml.
- * @param settings what stands in place of its fields.
- * @throws {SettingError} naming file, field and what is wanted.
- */
-export function readCogYaml(
-  path: string,
-  settings: Partial<Pick<ServerSettings, 'COG_PREDICT_TYPE_STUB' | 'COG_MAX_CONCURRENCY'>> = {},
-): CogConfig {
-  const parsed = cogYaml.safeParse(readYaml(path))
-  if (!parsed.success) {
-    const { path: field, message } = parsed.error.issues[0]!
-    throw new SettingError(path, `${path}: ${[field.join('.'), message].filter((part) => part !== '').join(': ')}`)
-  }
-  const { predict, run, train, concurrency } = parsed.data
-  const stub = settings.COG_PREDICT_TYPE_STUB
-  return {
-    ...(stub === undefined
-      ? moduleExport((run ?? predict)!, { cogFile: path, setting: path })
-      : moduleExport(stub, { cogFile: path, setting: 'COG_PREDICT_TYPE_STUB' })),
-    ...(train !== undefined && { train: moduleExport(train, { cogFile: path, setting: path }) }),
-    concurrency: settings.COG_MAX_CONCURRENCY ?? concurrency.max,
-  }
-}
-
-/** @param place setting: what gave the reference. */
-function moduleExport(reference: string, place: { readonly cogFile: string; readonly setting: string }): ModuleExport {
-  const [, file, name] = REFERENCE.exec(reference)!
-  return { file: moduleFile(place.cogFile, file!, place.setting), name: name! }
-}
-
-function readYaml(path: string): unknown {
-  try {
-    return parse(readFileSync(path, 'utf8'))
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
-    throw new SettingError(path, `${path} cannot be read as YAML: ${reason}`, { cause })
-  }
-}
-
-function moduleFile(cogFile: string, reference: string, namedBy: string): string {
-  const folder = dirname(resolve(cogFile))
-  const compiled = `${reference.slice(0, -extname(reference).length)}.js`
-  const candidates =
-    extname(import.meta.url) === '.ts'
-      ? [resolve(folder, reference)]
-      : [resolve(folder, 'dist', compiled), resolve(folder, compiled)]
-  const found = candidates.find((file) => existsSync(file))
-  if (found === undefined) {
-    throw new SettingError(namedBy, `${namedBy} names ${reference}, but there is no ${candidates.join(' and no ')}.`)
-  }
-  return found
 }

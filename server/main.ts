@@ -93,8 +93,8 @@ interface ServiceParts {
 }
 
 async function createService(worker: WorkerProcess, options: StartOptions): Promise<ServiceParts> {
-  const [{ fileLimitsOf, logOptionsOf, parseServerSettings, priceOf, readCogYaml }, { Service }, { createLogger }] =
-    await Promise.all([import('./config.js'), import('./service.js'), import('./logger.js')])
+  const [{ fileLimitsOf, logOptionsOf, parseServerSettings, priceOf }, { readCogYaml }, { Service }, { createLogger }] =
+    await Promise.all([import('./config.js'), import('./cog-yaml.js'), import('./service.js'), import('./logger.js')])
   const notes: string[] = []
   const settings = parseServerSettings(options.env, (note) => notes.push(note))
   await options.check?.()
