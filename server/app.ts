@@ -1,12 +1,20 @@
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
-import { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, fastify, LogController } from 'fastify'
+import {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  fastify,
+  LogController,
+} from 'fastify'
 import type { Logger } from 'pino'
 import { addCogRoutes, sendJson } from './cog.js'
 import { ERRORS, ServerError } from './errors.js'
 import { exactUrl } from './exact-url.js'
 import { HTTP_LIMITS, type HttpLimits } from './limits.js'
 import { addMetricsRoute } from './metrics-route.js'
+import { allowedMethods } from './paths.js'
 import { addProbeRoutes } from './probes.js'
 import type { Schedule, Service } from './service.js'
 import { addShutdownRoute, type ShutdownOptions } from './shutdown.js'
@@ -46,7 +54,7 @@ export function createApp(options: AppOptions): FastifyInstance {
     clientErrorHandler: refuseConnection,
     // No route has a schema: without these two, Fastify would load compilers for them, half as much code again as its own.
     schemaController: { compilersFactory: { buildValidator: noCompiler, buildSerializer: noCompiler } },
-    frameworkErrors: (_error, _request, reply) => sendError(reply, ServerError.of('INVALID_URL', {})),
+    frameworkErrors: (_error, request, reply) => sendError(reply, refusePath(request, reply)),
   })
   app.server.maxConnections = limits.connections
   closeSilentConnections(app)
@@ -56,21 +64,19 @@ export function createApp(options: AppOptions): FastifyInstance {
   // Bodies are read by the routes, which have to tell no content type from a wrong one, as Cog does.
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('*', (_request, _payload, done) => done(null))
+  // Nor does any other route care, while Fastify refuses what it cannot parse, for unknown paths, too.
+  app.addHook('onRequest', (request, _reply, done) => {
+    const type = request.raw.headers['content-type']
+    if (type !== undefined && type !== 'application/json') request.headers = { 'content-type': 'application/json' }
+    done()
+  })
 
   app.setErrorHandler((error, request, reply) => {
     if (error instanceof ServerError) return sendError(reply, error)
-    // A content type that cannot be parsed never reaches a route.
-    if ((error as { code?: string }).code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') {
-      return sendError(reply, ServerError.of('BODY_TYPE', {}))
-    }
     request.log.error({ err: error }, 'request failed')
     return sendError(reply, ServerError.of('INTERNAL', { requestId: request.id }))
   })
-  app.setNotFoundHandler((request, reply) => {
-    const allow = allowedMethods(request.url, options.service)
-    if (allow === undefined) return sendError(reply, ServerError.of('NOT_FOUND', {}))
-    return sendError(reply.header('allow', allow), ServerError.of('METHOD_NOT_ALLOWED', {}))
-  })
+  app.setNotFoundHandler((request, reply) => sendError(reply, refusePath(request, reply)))
   // Before all others: it counts those that come after it.
   addMetricsRoute(app, options)
   addCogRoutes(app, {
@@ -83,6 +89,15 @@ export function createApp(options: AppOptions): FastifyInstance {
   addProbeRoutes(app, options.service)
   addShutdownRoute(app, options.shutdown)
   return app
+
+  /** What is wrong with the path or the method, which Fastify itself tells as an unknown path. */
+  function refusePath(request: FastifyRequest, reply: FastifyReply): ServerError {
+    const allow = allowedMethods(request.raw.url!, options.service)
+    if (allow === undefined) return ServerError.of('NOT_FOUND', {})
+    if (allow.split(',').includes(request.method)) return ServerError.of('INVALID_URL', {})
+    reply.header('allow', allow)
+    return ServerError.of('METHOD_NOT_ALLOWED', {})
+  }
 }
 
 function noCompiler(): never {
@@ -116,27 +131,6 @@ const CLIENT_ERRORS: ReadonlyMap<string, number> = new Map([
   ['ERR_HTTP_REQUEST_TIMEOUT', 408],
   ['HPE_HEADER_OVERFLOW', 431],
 ])
-
-const ALLOWED_METHODS: readonly (readonly [path: RegExp, allow: string])[] = [
-  [/^\/(?:health-check|openapi\.json|livez|readyz|metrics)?$/, 'GET,HEAD'],
-  [/^\/(?:predictions|shutdown)$/, 'POST'],
-  [/^\/predictions\/[^/]+$/, 'PUT'],
-  [/^\/predictions\/[^/]+\/cancel$/, 'POST'],
-]
-
-const TRAINING_METHODS: readonly (readonly [path: RegExp, allow: string])[] = [
-  [/^\/trainings$/, 'POST'],
-  [/^\/trainings\/[^/]+$/, 'PUT'],
-  [/^\/trainings\/[^/]+\/cancel$/, 'POST'],
-]
-
-/** The methods of a path that exists; Fastify itself answers a wrong method as an unknown path. */
-function allowedMethods(url: string, { keeps, trains }: Service): string | undefined {
-  const path = url.split('?')[0]!
-  if (keeps && /^\/predictions\/[^/]+$/.test(path)) return 'GET,HEAD,PUT'
-  const known = trains === false ? ALLOWED_METHODS : [...ALLOWED_METHODS, ...TRAINING_METHODS]
-  return known.find(([pattern]) => pattern.test(path))?.[1]
-}
 
 function sendError(reply: FastifyReply, error: ServerError): FastifyReply {
   const { status, form } = ERRORS[error.code]

@@ -29,10 +29,10 @@ const FIELDS = ['id', 'input', 'context', 'webhook', 'webhook_events_filter']
  * @throws {ServerError} BODY_TYPE, BODY_NOT_JSON, BODY_SHAPE, DUPLICATE_FIELD, or what {@link BodyReader.read} throws.
  */
 export async function readEnvelope(request: FastifyRequest, bodies: BodyReader): Promise<Envelope> {
-  const type = request.headers['content-type']
+  const type = request.raw.headers['content-type']
   // As Cog does: without a content type the body is not read, and counts as {}.
   if (type === undefined) return parseEnvelope('{}')
-  if (!isJson(type)) throw ServerError.of('BODY_TYPE', {})
+  if (!JSON_TYPE.test(type)) throw ServerError.of('BODY_TYPE', {})
   const bytes = await bodies.read(request.raw)
   try {
     return parseEnvelope(decodeUtf8(bytes))
@@ -42,10 +42,14 @@ export async function readEnvelope(request: FastifyRequest, bodies: BodyReader):
   }
 }
 
-/** `application/json` or `application/…+json`, in any case, with any parameters. */
-function isJson(contentType: string): boolean {
-  return /^application\/(?:json|[^;\s]+\+json)$/i.test(contentType.split(';')[0]!.trim())
-}
+const TOKEN = "[!#$%&'*+.^_`|~\\w-]"
+/** A parameter's value; Cog takes an empty one at the end. */
+const VALUE = `(?:${TOKEN}+|"[ !#-~]+" *|(?=$))`
+/** `application/json` or `application/…+json`, in any case, with any parameters, as Cog's parser of media types has it. */
+const JSON_TYPE = new RegExp(
+  `^application/(?:json(?:\\+[^+;]+)?|${TOKEN}+\\+json)(?:; *${TOKEN}+=${VALUE})*(?:; *)?$`,
+  'i',
+)
 
 /** Fields that are not known are ignored, whatever their type and however often they come. */
 function parseEnvelope(text: string): Envelope {
@@ -65,6 +69,10 @@ function parseEnvelope(text: string): Envelope {
   if (!isObject(context)) throw wrongShape('context: ', context, 'a map')
   for (const [name, value] of Object.entries(context)) {
     if (typeof value !== 'string') throw wrongShape(`context.${name}: `, value, 'a string')
+  }
+  // UTF-8 cannot carry it, so that neither an answer nor a call would say what was sent.
+  for (const part of [id ?? '', webhook ?? '', ...Object.entries(context as Record<string, string>).flat()]) {
+    if (!part.isWellFormed()) throw new JsonError('lone surrogate')
   }
   return {
     id: id ?? undefined,

@@ -38,8 +38,8 @@ export const Predictor = definePredictor({
       if (input.prompt.startsWith('err:')) context.log(`error line ${i}`, 'stderr')
       if (input.prompt.startsWith('metric:')) {
         context.metrics.increment('chunks')
-        context.metrics.set('last', text.trim())
-        context.metrics.append('words', text.trim())
+        context.metrics.set('last', text.replace(/^ /, ''))
+        context.metrics.append('words', text.replace(/^ /, ''))
       }
       yield text
     }
@@ -49,7 +49,7 @@ export const Predictor = definePredictor({
 })
 
 function chunk(prompt: string, i: number, mode: 'plain' | 'upper' | 'reverse'): string {
-  const words = prompt.split(/\s+/).filter((word) => word !== '')
+  const words = prompt.split(/\p{White_Space}+/u).filter((word) => word !== '')
   let word = words.length > 0 ? words[i % words.length]! : String(i)
   if (mode === 'upper') word = word.toUpperCase()
   if (mode === 'reverse') word = [...word].reverse().join('')

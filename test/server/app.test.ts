@@ -62,6 +62,13 @@ t.test('the content type decides whether a body is read at all', async (t) => {
     'json',
     '*/*',
     'application/json/x',
+    'application/json;;',
+    'application/json; charset',
+    'application/json;a=b ;c=d',
+    'application/json;a=;b=c',
+    'application/json;a="',
+    'application/json,text/plain',
+    'application /json',
     '',
   ]) {
     const response = await app.inject(post('{"input":{"prompt":"a"}}', { 'content-type': type }))
@@ -69,7 +76,16 @@ t.test('the content type decides whether a body is read at all', async (t) => {
     t.equal(response.body, 'Expected request with `Content-Type: application/json`')
     t.equal(response.headers['content-type'], 'text/plain; charset=utf-8')
   }
-  for (const type of ['APPLICATION/JSON', 'application/json;charset=utf-8', 'application/ld+JSON; x=y']) {
+  for (const type of [
+    'APPLICATION/JSON',
+    'application/json;charset=utf-8',
+    'application/ld+JSON; x=y',
+    'application/json;',
+    'application/json; a="x;y" ; c=d',
+    'application/json;a=',
+    'application/json+x',
+    'application/a+b+json',
+  ]) {
     t.equal((await app.inject(post('{"input":{"prompt":"a"}}', { 'content-type': type }))).statusCode, 200, type)
   }
 })
@@ -104,6 +120,10 @@ t.test('bodies that are no JSON, too deep, or of the wrong shape are refused bef
     ['{"id":"a","id":"a"}', 422, /: duplicate field `id`$/],
     ['{"input":{},"id":"a","input":{"prompt":"secret"}}', 422, /: duplicate field `input`$/],
     ['{"\\u0069d":"a","id":"a"}', 422, /: duplicate field `id`$/],
+    ['{"id":"\\ud800","input":{"prompt":"a"}}', 400, /: lone surrogate$/],
+    ['{"webhook":"http://x/\\udfff"}', 400, /: lone surrogate$/],
+    ['{"context":{"id":"\\ud800"}}', 400, /: lone surrogate$/],
+    ['{"context":{"\\ud800":"a"},"id":"a"}', 400, /: lone surrogate$/],
     ['{"context":null}', 422, /: context: invalid type: null, expected a map$/],
     ['{"webhook":{}}', 422, /: webhook: invalid type: map, expected a string$/],
     ['{"webhook_events_filter":[1]}', 422, /: webhook_events_filter: invalid type: number, expected start or output/],
@@ -183,6 +203,17 @@ t.test('a path that is no UTF-8 is refused, and any other id is taken as it is',
   const bad = await app.inject({ method: 'PUT', url: '/predictions/%ff', headers: JSON_TYPE, payload: '{}' })
   t.equal(bad.statusCode, 400)
   t.equal(bad.body, 'Invalid URL: Invalid UTF-8 in `id`')
+  const cancel = await app.inject({ method: 'POST', url: '/predictions/%ff/cancel' })
+  t.equal(cancel.statusCode, 400)
+  for (const [url, id] of [
+    ['%', '%'],
+    ['%zz', '%zz'],
+    ['50%25%', '50%%'],
+  ]) {
+    const payload = { input: { prompt: 'a', n: 1 } }
+    const response = await app.inject({ method: 'PUT', url: `/predictions/${url}`, headers: JSON_TYPE, payload })
+    t.match(response.json(), { id, status: 'succeeded' }, 'a percent sign that begins no escape stands for itself')
+  }
   for (const id of ['../../etc/passwd', 'a b', 'ü😀', 'x'.repeat(3000), '__proto__', '%']) {
     const url = `/predictions/${encodeURIComponent(id)}`
     const response = await app.inject({
@@ -193,6 +224,25 @@ t.test('a path that is no UTF-8 is refused, and any other id is taken as it is',
     })
     t.match(response.json(), { id, status: 'succeeded' }, id.slice(0, 20))
   }
+})
+
+t.test('an unknown path and a wrong method are told before all else', async (t) => {
+  const { app } = await testServer({ predictor: EchoStream })
+  t.teardown(() => app.close())
+  for (const type of ['json', 'application /json', 'application/json']) {
+    const ask = async (method: 'POST' | 'PUT' | 'PATCH', url: string) =>
+      await app.inject({ method, url, headers: { 'content-type': type }, payload: '{"input":{"prompt":"a"}}' })
+    t.equal((await ask('PUT', '/nowhere')).statusCode, 404, type)
+    t.equal((await ask('PUT', '/predictions/')).statusCode, 404, 'no id is no prediction')
+    t.equal((await ask('PATCH', '/')).headers.allow, 'GET,HEAD')
+    t.equal((await ask('PUT', '/predictions/%ff/cancel')).headers.allow, 'POST')
+    t.equal((await ask('PUT', '/predictions//cancel')).headers.allow, 'POST')
+    const cancel = await ask('POST', '/predictions/unknown/cancel')
+    t.equal(cancel.body, '{}', 'a body that is not used may be of any type')
+    t.equal(cancel.statusCode, 404)
+  }
+  const stray = await app.inject({ method: 'PUT', url: '/nowhere/%ff' })
+  t.equal(stray.statusCode, 404)
 })
 
 t.test('the slot is free when the answer comes', async (t) => {

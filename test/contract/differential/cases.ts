@@ -111,9 +111,9 @@ function broken(text: JsonText): fc.Arbitrary<Buffer> {
     fc
       .constantFrom('', ' ', 'null', 'true', '5', '"text"', '[]', '[{}]', '{}', '{"input":{"prompt":"a"},}')
       .map(Buffer.from),
-    fc.constantFrom(126, 127, 128, 200).map((depth) => {
-      const deep = '['.repeat(depth - 1) + ']'.repeat(depth - 1)
-      return Buffer.from(`{"deep":${deep},"input":{"prompt":"a","n":1}}`)
+    fc.tuple(fc.constantFrom(125, 126, 127, 200), fc.constantFrom('prompt', 'deep')).map(([depth, name]) => {
+      const deep = '['.repeat(depth) + ']'.repeat(depth)
+      return Buffer.from(objectText([['input', objectText([['prompt', '"a"'], [name, deep]])]]))
     }),
     fc
       .tuple(at, fc.constantFrom([0xff], [0xc0, 0x80], [0xed, 0xa0, 0x80], [0xe2, 0x82]))

@@ -1,5 +1,6 @@
 import type { DifferentialCase } from './cases.js'
 import type { Difference, Observation } from './compare.js'
+import { isLost } from './send.js'
 
 /** All that is known of a case that differs. */
 export interface Context {
@@ -26,9 +27,9 @@ export const STANDING = [
 
 export const PURPOSES: readonly Purpose[] = [
   {
-    row: 'NaN, lone surrogates in an input',
-    covers: ({ cog, ours }) =>
-      /^400 Failed to parse/.test(cog) && /^422 \{"detail":.*(?:non-finite number|lone surrogate)/.test(ours),
+    row: 'NaN, Infinity, 1e999, lone surrogates',
+    covers: ({ cog, ours }, { one }) =>
+      /^400 Failed to parse/.test(cog) && NO_JSON.test(bodyOf(one)) && !/^(?:400|5)|\\ud[89a-f]/.test(withoutDetail(ours)),
   },
   {
     row: 'integers that no double holds exactly',
@@ -48,16 +49,47 @@ export const PURPOSES: readonly Purpose[] = [
   },
   {
     row: 'a body that is an array',
-    covers: ({ ours }, { one }) => /^422 /.test(ours) && /^\s*\[/.test(one.request.body?.toString() ?? ''),
+    covers: ({ ours }, { one }) => /^422 Failed to deserialize/.test(ours) && /^\s*\[/.test(bodyOf(one)),
+  },
+  {
+    row: 'a body that is of the wrong shape before it is no JSON',
+    covers: ({ cog, ours }, { one }) =>
+      /^422 Failed to deserialize/.test(cog) && /^400 Failed to parse/.test(ours) && !isJson(bodyOf(one)),
+  },
+  {
+    row: 'nested deeper than 127 where nothing uses it',
+    covers: ({ ours }) => /^400 Failed to parse .*nested deeper/.test(ours),
   },
   {
     row: 'an id that no folder can have as its name',
-    covers: (_difference, { cog }) => textsOf(cog).some((text) => text.includes('Failed to create output dir')),
+    covers: (_difference, { cog, one }) =>
+      cog.answers.some(isLost) && /%00|\\u0000|a{256}/.test(one.request.path + bodyOf(one)),
   },
 ]
 
+/** Tokens that Python's and JavaScript's readers of JSON take, and Rust's does not. */
+const NO_JSON = /NaN|Infinity|1e999|\\ud[89a-f][\da-f]{2}/
+
 /** What Python says of a model that takes an integer and got 5.0. */
 const FLOAT_IN_PYTHON = "'float' object cannot be interpreted as an integer"
+
+function bodyOf(one: DifferentialCase): string {
+  return one.request.body?.toString() ?? ''
+}
+
+/** Errors that name a field show what was sent for it. */
+function withoutDetail(text: string): string {
+  return text.startsWith('422 {"detail":') ? '422' : text
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text)
+    return true
+  } catch {
+    return false
+  }
+}
 
 function textsOf({ answers, webhooks }: Observation): string[] {
   return [...answers, ...webhooks].map(({ body }) => body)
@@ -65,7 +97,11 @@ function textsOf({ answers, webhooks }: Observation): string[] {
 
 /** The rows that explain every one of the differences; undefined if one is unexplained. */
 export function rowsFor(found: readonly Difference[], context: Context): readonly string[] | undefined {
-  const rows = found.map((one) => PURPOSES.find(({ covers }) => covers(one, context))?.row)
+  const rowOf = (one: Difference) => PURPOSES.find(({ covers }) => covers(one, context))?.row
+  const status = found.find(({ at }) => at === 'the request: status')
+  const cause = status && rowOf(status)
+  // What runs on one side only calls its webhooks on that side only.
+  const rows = found.map((one) => (one.at === 'webhooks' ? (cause ?? rowOf(one)) : rowOf(one)))
   return rows.every((row) => row !== undefined) ? [...new Set(rows)] : undefined
 }
 
