@@ -64,6 +64,8 @@ function parseEnvelope(text: string): Envelope {
   }
   if (!Array.isArray(events)) throw wrongShape('webhook_events_filter: ', events, 'a sequence')
   for (const event of events) {
+    // Odd, and Cog's: to its reader only a text could be the name of an event.
+    if (typeof event !== 'string' && !isObject(event)) throw new JsonError('webhook_events_filter: expected a text')
     if (!isWebhookEvent(event)) throw wrongShape('webhook_events_filter: ', event, WEBHOOK_EVENTS.join(' or '))
   }
   if (!isObject(context)) throw wrongShape('context: ', context, 'a map')

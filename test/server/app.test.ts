@@ -126,7 +126,8 @@ t.test('bodies that are no JSON, too deep, or of the wrong shape are refused bef
     ['{"context":{"\\ud800":"a"},"id":"a"}', 400, /: lone surrogate$/],
     ['{"context":null}', 422, /: context: invalid type: null, expected a map$/],
     ['{"webhook":{}}', 422, /: webhook: invalid type: map, expected a string$/],
-    ['{"webhook_events_filter":[1]}', 422, /: webhook_events_filter: invalid type: number, expected start or output/],
+    ['{"webhook_events_filter":["start",null]}', 400, /: webhook_events_filter: expected a text$/],
+    ['{"webhook_events_filter":[1]}', 400, /: webhook_events_filter: expected a text$/],
     ['{"webhook_events_filter":null}', 422, /: webhook_events_filter: invalid type: null, expected a sequence$/],
     [
       '{"webhook_events_filter":["secret"]}',

@@ -113,7 +113,17 @@ function broken(text: JsonText): fc.Arbitrary<Buffer> {
       .map(Buffer.from),
     fc.tuple(fc.constantFrom(125, 126, 127, 200), fc.constantFrom('prompt', 'deep')).map(([depth, name]) => {
       const deep = '['.repeat(depth) + ']'.repeat(depth)
-      return Buffer.from(objectText([['input', objectText([['prompt', '"a"'], [name, deep]])]]))
+      return Buffer.from(
+        objectText([
+          [
+            'input',
+            objectText([
+              ['prompt', '"a"'],
+              [name, deep],
+            ]),
+          ],
+        ]),
+      )
     }),
     fc
       .tuple(at, fc.constantFrom([0xff], [0xc0, 0x80], [0xed, 0xa0, 0x80], [0xe2, 0x82]))

@@ -38,16 +38,17 @@ const page = readFileSync(new URL('../../../docs/cog-compatibility.md', import.m
 const document = JSON.parse(readFileSync(new URL('../echo-stream.openapi.json', import.meta.url), 'utf8'))
 const generated = cases(document)
 
+let python: string
 try {
   assertRowsExist()
-  assertCog(values.python)
+  python = assertCog(values.python)
 } catch (error) {
   if (!(error instanceof NoCogError || error instanceof RangeError)) throw error
   console.error(error.message)
   process.exit(2)
 }
 
-const comparison = await Comparison.start({ cog: () => startCog(values.python), ours: startOurs })
+const comparison = await Comparison.start({ cog: () => startCog(python), ours: startOurs })
 process.once('exit', () => comparison.kill())
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(2))
 

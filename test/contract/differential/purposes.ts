@@ -29,11 +29,13 @@ export const PURPOSES: readonly Purpose[] = [
   {
     row: 'NaN, Infinity, 1e999, lone surrogates',
     covers: ({ cog, ours }, { one }) =>
-      /^400 Failed to parse/.test(cog) && NO_JSON.test(bodyOf(one)) && !/^(?:400|5)|\\ud[89a-f]/.test(withoutDetail(ours)),
+      /^400 Failed to parse/.test(cog) &&
+      NO_JSON.test(bodyOf(one)) &&
+      !/^(?:400|5)|\\ud[89a-f]/.test(withoutDetail(ours)),
   },
   {
     row: 'integers that no double holds exactly',
-    covers: ({ ours }) => /^422 \{"detail":.* is beyond ±/.test(ours),
+    covers: ({ ours }) => /^(?:422 )?\{"detail":.* is beyond ±/.test(ours),
   },
   {
     row: '5.0 for an integer',

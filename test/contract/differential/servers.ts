@@ -11,7 +11,7 @@ import { spawnSource, writeCogYaml } from '../../server/spawn.js'
 import { healthOf, until } from './send.js'
 
 /** The release that the contract is recorded from. */
-export const COG_VERSION = '0.23.1'
+const COG_VERSION = '0.23.1'
 
 const contract = fileURLToPath(new URL('../', import.meta.url))
 
@@ -44,25 +44,32 @@ export class NoCogError extends Error {
   }
 }
 
-/** @throws {NoCogError} the interpreter lacks the packages, has others, or is none. */
-export function assertCog(python: string): void {
-  const program = 'from importlib.metadata import version; print(version("cog"), version("coglet"))'
-  let found: string
+/**
+ * @returns the interpreter's own path.
+ * @throws {NoCogError} it lacks the packages, has others, or is none.
+ */
+export function assertCog(python: string): string {
+  const program =
+    'import sys; from importlib.metadata import version; print(sys.executable, version("cog"), version("coglet"), sep="\\n")'
+  let lines: string[]
   try {
-    found = execFileSync(python, ['-c', program], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }).trim()
+    lines = execFileSync(python, ['-c', program], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }).split('\n')
   } catch (error) {
-    throw new NoCogError(
-      python,
-      String((error as { stderr?: string }).stderr || error)
-        .trim()
-        .split('\n')
-        .at(-1)!,
-    )
+    const reason = String((error as { stderr?: string }).stderr || error)
+    throw new NoCogError(python, reason.trim().split('\n').at(-1)!)
   }
-  if (found !== `${COG_VERSION} ${COG_VERSION}`) throw new NoCogError(python, `it has ${found}`)
+  const [executable, ...versions] = lines
+  if (versions[0] !== COG_VERSION || versions[1] !== COG_VERSION) {
+    throw new NoCogError(python, `it has ${versions[0]} and ${versions[1]}`)
+  }
+  return executable!
 }
 
-/** Cog's own server with the echo model, and the document that Cog's own generator made of it. */
+/**
+ * Cog's own server with the echo model, and the document that Cog's own generator made of it.
+ *
+ * @param python as {@link assertCog} gives it.
+ */
 export async function startCog(python: string): Promise<RunningServer> {
   const folder = mkdtempSync(join(tmpdir(), 'cog-diff-'))
   mkdirSync(join(folder, '.cog'))
