@@ -227,7 +227,12 @@ async function identify({ model, library, cpu, config }: PackedOptions): Promise
     weights.push({ name, sizeBytes, modifiedMs })
   }
   const source = { graphSha256: sha256(graph), manifestSha256: manifest ? sha256(manifest) : null, weights }
-  return { format: FORMAT, source, library, cpu, config }
+  return { format: FORMAT, source, library, cpu, config: packingConfig(config) }
+}
+
+/** What of a session's configuration may change how weights are packed: not how its threads wait for work. */
+function packingConfig(config: Readonly<Record<string, string>>): Record<string, string> {
+  return Object.fromEntries(Object.entries(config).filter(([key]) => !key.startsWith('session.intra_op.')))
 }
 
 /**

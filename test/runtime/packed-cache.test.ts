@@ -107,6 +107,11 @@ t.test("another kind of CPU packs again, and leaves alone what this one's machin
 t.test('other session options have a copy of their own', async (t) => {
   const { find, packed } = fake(t)
   t.not(await find({ config: { 'mlas.use_lut_gemm': '1' } }), await find())
+  t.equal(
+    await find({ config: { 'session.intra_op.allow_spinning': '1' } }),
+    await find(),
+    'threads may wait as they like',
+  )
   t.equal(packed.length, 2)
 })
 
