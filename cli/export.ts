@@ -1,13 +1,13 @@
-import type { BlockSize } from '../model/export/export.js'
+import type { BlockSize } from '../model/export/format.js'
 import type { Target, WeightDtype } from '../model/folder.js'
 import type { Command } from './command.js'
 import { createTerminal } from './terminal.js'
 
 export const exportCommand: Command = {
   name: 'export',
-  summary: 'Turns a Hugging Face checkpoint of Gemma 1 into an ONNX model that Bezel serves.',
+  summary: 'Turns a checkpoint or a GGUF file of Gemma 1 into an ONNX model that Bezel serves.',
   positionals: [
-    { name: 'checkpoint', meaning: 'the folder with config.json, *.safetensors and the tokenizer' },
+    { name: 'checkpoint', meaning: 'the folder with config.json, *.safetensors and the tokenizer; or a .gguf file' },
     { name: 'folder', meaning: 'the folder to make; must not exist, or be empty' },
   ],
   flags: [
@@ -16,28 +16,37 @@ export const exportCommand: Command = {
       name: 'dtype',
       value: 'dtype',
       choices: ['f32', 'f16', 'bf16', 'q4', 'q8'],
-      meaning: 'how the weights are kept (default: q4)',
+      meaning: 'how the weights are kept (default: q4; of a GGUF file q8 where it has more than 4 bits)',
     },
     {
       name: 'block-size',
       value: 'number',
       choices: ['32', '64', '128'],
-      meaning: 'weights per scale in q4 and q8 (default: 128 for cpu, 32 for cuda)',
+      meaning: 'weights per scale in q4 and q8 (default: 128 for cpu, 32 for cuda and for GGUF files)',
+    },
+    {
+      name: 'embedding',
+      value: 'dtype',
+      choices: ['q4', 'q8'],
+      meaning:
+        'how the embedding, which is the output matrix too, is kept (default: as the GGUF file, or as the others)',
     },
   ],
   example: 'bezel export ./gemma-2b-it ./gemma-2b-it-q4 --target cpu --dtype q4',
 
   async run({ positionals, flags }) {
     const [checkpoint, folder] = positionals as [string, string]
-    const { defaultExport, exportModel } = await import('../model/export/export.js')
-    const fallback = defaultExport((flags.get('target') ?? 'cpu') as Target)
+    const { exportModel } = await import('../model/export/export.js')
+    const blockSize = flags.get('block-size')
     using terminal = createTerminal()
     const manifest = await exportModel({
       checkpoint,
       out: folder,
-      target: fallback.target,
-      dtype: (flags.get('dtype') ?? fallback.dtype) as WeightDtype,
-      blockSize: Number(flags.get('block-size') ?? fallback.blockSize) as BlockSize,
+      target: (flags.get('target') ?? 'cpu') as Target,
+      dtype: flags.get('dtype') as WeightDtype | undefined,
+      blockSize: blockSize === undefined ? undefined : (Number(blockSize) as BlockSize),
+      embedding: flags.get('embedding') as 'q4' | 'q8' | undefined,
+      log: terminal.say,
       report: terminal.report,
       signal: terminal.interrupted,
     })

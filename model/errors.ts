@@ -35,6 +35,21 @@ export class CheckpointError extends ModelError {
   }
 }
 
+/**
+ * A GGUF file is none, is damaged, or holds what Gemma 1 does not have. `field` is the metadata key, the tensor or the part of
+ * the header that is wrong, `value` what stands there.
+ */
+export class GgufError extends CheckpointError {
+  readonly field: string
+  readonly value: string
+
+  constructor(file: string, field: string, value: string, wanted: string, options?: ErrorOptions) {
+    super(file, `${field} is ${value}, but ${wanted}.`, options)
+    this.field = field
+    this.value = value
+  }
+}
+
 /** An export could not be written (disk full, target exists, dtype not possible on the target). */
 export class ExportError extends ModelError {
   constructor(message: string, options?: ErrorOptions) {

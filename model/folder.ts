@@ -36,6 +36,8 @@ const manifestSchema = z.object({
   dtype: z.enum(['f32', 'f16', 'bf16', 'q4', 'q8']),
   /** Weights per scale along a row; null where the weights are floats. */
   blockSize: z.number().int().nullable(),
+  /** The embedding's, which is the output matrix too, where it is stored in another way than the other matrices. */
+  embedding: z.object({ dtype: z.enum(['q4', 'q8']), blockSize: z.number().int() }).optional(),
   activationType: z.enum(['f32', 'f16', 'bf16']),
   /** Tokens that end an answer: eos of config and generation config, and <end_of_turn> where the tokenizer has it. */
   endTokenIds: z.array(z.number().int().min(0)).min(1),

@@ -74,10 +74,12 @@ async function findExport(model: string): Promise<ModelFolder | undefined> {
 
 async function exportOnce(options: OpenModelOptions, target: Target): Promise<ModelFolder> {
   const { settings, report, log, signal } = options
-  const { defaultExport, EXPORTER_VERSION, exportModel } = await import('./export/export.js')
-  const format = defaultExport(target)
+  const { EXPORTER_VERSION, exportModel } = await import('./export/export.js')
   const checkpoint = await findCheckpoint(options)
-  const name = `${checkpoint.name}-${target}-${format.dtype}-b${format.blockSize}-v${EXPORTER_VERSION}`
+  const format = checkpoint.isGguf ? { target } : (await import('./export/format.js')).defaultExport(target)
+  // What a GGUF file is exported to follows from the file, which the name stands for.
+  const kind = 'dtype' in format ? `${format.dtype}-b${format.blockSize}` : 'gguf'
+  const name = `${checkpoint.name}-${target}-${kind}-v${EXPORTER_VERSION}`
   const out = path.join(settings.MODEL_CACHE, 'exports', name)
   if (await isWhole(out)) return openModelFolder(out)
 
@@ -94,14 +96,21 @@ async function exportOnce(options: OpenModelOptions, target: Target): Promise<Mo
   })
   try {
     if (!(await isWhole(out))) {
-      log.info(`Exporting ${checkpoint.path} to ${out} (${format.dtype}, for ${target}); this is done once.`)
+      log.info(`Exporting ${checkpoint.path} to ${out} (for ${target}); this is done once.`)
       const signals = signal ? AbortSignal.any([signal, lock.lost]) : lock.lost
-      await exportModel({ ...format, checkpoint: checkpoint.path, out, report, signal: signals })
+      await exportModel({ ...format, checkpoint: checkpoint.path, out, report, log: log.info, signal: signals })
     }
   } finally {
     await lock.release()
   }
   return openModelFolder(out)
+}
+
+async function isFile(model: string): Promise<boolean> {
+  return stat(model).then(
+    (found) => found.isFile(),
+    () => false,
+  )
 }
 
 async function isWhole(out: string): Promise<boolean> {
@@ -111,12 +120,25 @@ async function isWhole(out: string): Promise<boolean> {
   )
 }
 
-/** Where the checkpoint lies, and a name that changes whenever its content may have. */
-async function findCheckpoint(options: OpenModelOptions): Promise<{ path: string; name: string }> {
+interface FoundCheckpoint {
+  readonly path: string
+  /** Changes whenever the content may have. */
+  readonly name: string
+  /** It is one GGUF file, not a folder. */
+  readonly isGguf: boolean
+}
+
+async function findCheckpoint(options: OpenModelOptions): Promise<FoundCheckpoint> {
   const { settings, report, log, signal } = options
   if (await isCheckpointFolder(settings.MODEL)) {
     const folder = path.resolve(settings.MODEL)
-    return { path: folder, name: `${path.basename(folder)}-${await fingerprint(folder)}` }
+    const print = fingerprint(folder, await readdir(folder))
+    return { path: folder, name: `${path.basename(folder)}-${await print}`, isGguf: false }
+  }
+  if (await isFile(settings.MODEL)) {
+    const file = path.resolve(settings.MODEL)
+    const print = fingerprint(path.dirname(file), [path.basename(file)])
+    return { path: file, name: `${path.basename(file, '.gguf')}-${await print}`, isGguf: true }
   }
   const { parseModelId } = await import('./hub/model-id.js')
   const { id, revision } = parseModelId(settings.MODEL)
@@ -133,13 +155,13 @@ async function findCheckpoint(options: OpenModelOptions): Promise<{ path: string
       report,
       log: (line) => log.info(line),
     }))
-  return { path: snapshot.path, name: `${id.replace('/', '--')}-${snapshot.commit.slice(0, 12)}` }
+  return { path: snapshot.path, name: `${id.replace('/', '--')}-${snapshot.commit.slice(0, 12)}`, isGguf: false }
 }
 
 /** Of names, sizes and times: hashing 5 GB at every start would cost more than the rest of it. */
-async function fingerprint(folder: string): Promise<string> {
+async function fingerprint(folder: string, names: readonly string[]): Promise<string> {
   const hash = createHash('sha256').update(folder)
-  for (const name of (await readdir(folder)).sort()) {
+  for (const name of names.toSorted()) {
     const { size, mtimeMs } = await stat(path.join(folder, name))
     hash.update(`\n${name} ${size} ${mtimeMs}`)
   }

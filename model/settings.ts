@@ -25,10 +25,11 @@ export const modelSettings = z.object({
     .min(1)
     .default(join(packageRoot, 'model', 'demo', 'onnx'))
     .meta({
-      range: 'a folder (an export, or a checkpoint), or a Hugging Face id such as `google/gemma-2b-it[@revision]`',
+      range:
+        'a folder (an export, or a checkpoint), a `.gguf` file, or a Hugging Face id such as `google/gemma-2b-it[@revision]`',
       shownDefault: 'the embedded demo model',
     })
-    .describe('The model to serve. A checkpoint is exported once, to `MODEL_CACHE`.'),
+    .describe('The model to serve. A checkpoint or a GGUF file is exported once, to `MODEL_CACHE`.'),
   DEVICE: z
     .enum(['auto', 'cpu', 'cuda'])
     .default('auto')

@@ -3,7 +3,9 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type OpenedModel, openModel } from '../model/open.js'
 import { parseModelSettings } from '../model/settings.js'
-import { TINY, writeRandomCheckpoint } from './export/random-checkpoint.js'
+import { TINY, tinyTokenizer, writeRandomCheckpoint } from './export/random-checkpoint.js'
+import { gemmaMetadata, randomTensors, type TokenizerJson, tokenTables } from './gguf/gemma-gguf.js'
+import { writeGguf } from './gguf/gguf-writer.js'
 import { startFakeHub } from './hub/fake-hub.js'
 
 /** Wide enough for what is exported by default: blocks of 128 weights. */
@@ -63,6 +65,38 @@ t.test('a changed checkpoint is exported anew', async (t) => {
   await writeRandomCheckpoint(checkpoint, { shape: SHAPE, seed: 2 })
   const after = await open(t, env)
   t.not(after.folder.path, before.folder.path)
+})
+
+/** A GGUF file of 4 bits, whose embedding has 6. */
+async function writeTinyGguf(file: string, seed = 1): Promise<void> {
+  const shape = { ...SHAPE, hiddenSize: 256, intermediateSize: 256, headSize: 64 }
+  await writeGguf(file, {
+    metadata: gemmaMetadata(shape, tokenTables(tinyTokenizer().tokenizer as TokenizerJson)),
+    tensors: randomTensors(shape, { type: 'Q4_0', embedding: 'Q6_K', deviation: 0.1, seed }),
+  })
+}
+
+t.test('a GGUF file is exported once, as its types suggest, and anew when it changes', async (t) => {
+  const folder = t.testdir()
+  const file = join(folder, 'tiny.Q4_0.gguf')
+  const env = { MODEL: file, MODEL_CACHE: join(folder, 'cache'), DEVICE: 'cpu' }
+  await writeTinyGguf(file)
+  const first = await open(t, env)
+  t.match(first.folder.manifest, { dtype: 'q4', blockSize: 32, embedding: { dtype: 'q8' } })
+  t.ok(first.lines.some((line) => line.includes('bit for bit: 14 in Q4_0; quantized anew')))
+  const second = await open(t, env)
+  t.equal(second.folder.path, first.folder.path)
+  t.same(second.lines, [])
+  await writeTinyGguf(file, 2)
+  t.not((await open(t, env)).folder.path, first.folder.path)
+})
+
+t.test('a MODEL that is another kind of file says so', async (t) => {
+  const file = join(t.testdir({ 'model.bin': 'not a model' }), 'model.bin')
+  await t.rejects(open(t, { MODEL: file, MODEL_CACHE: join(t.testdirName, 'cache'), DEVICE: 'cpu' }), {
+    name: 'GgufError',
+    message: /model.bin: magic is "not ", but a GGUF file begins with "GGUF"/,
+  })
 })
 
 t.test('an export runs on the device that it was made for, and DEVICE may not say otherwise', async (t) => {

@@ -1,5 +1,4 @@
-import { createHash } from 'node:crypto'
-import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
+import { type FileHandle, open, readdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError } from '../errors.js'
 import { FILES } from '../folder.js'
@@ -7,7 +6,9 @@ import { type GemmaConfig, parseGemmaConfig } from '../gemma.js'
 import { f16Table } from '../half.js'
 import type { ReportProgress } from '../progress.js'
 import { checkTensors, EMBEDDING, OUTPUT_MATRIX } from './gemma-tensors.js'
+import { type HashedFile, hashFiles, type SourceFile } from './hash-files.js'
 import { SafetensorsFile, SOURCE_BYTES, type SourceType, type TensorEntry } from './safetensors.js'
+import type { Companion, ModelSource, SourceWeights } from './source.js'
 
 const SINGLE = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
@@ -27,20 +28,16 @@ const COMPANIONS = [
 
 /** Gemma's tokenizer.json has 17.5 MB and is the largest of the JSON files. */
 const MAX_JSON_BYTES = 256 << 20
-/** What is read or hashed between two looks at the clock, the progress bar and the signal. */
-const HASH_CHUNK_BYTES = 8 << 20
-
-export interface SourceFile {
-  readonly name: string
-  readonly path: string
-}
+/** What is compared in one piece. */
+const COMPARE_BYTES = 8 << 20
 
 /**
  * A Hugging Face checkpoint folder of Gemma 1, opened and checked as a whole: after `open` every tensor that the graph needs
  * is known to be there, in the right shape and in a readable type.
  */
-export class Checkpoint implements AsyncDisposable {
-  readonly folder: string
+export class Checkpoint implements ModelSource {
+  /** The folder. */
+  readonly path: string
   readonly config: GemmaConfig
   /** The parsed config.json, and generation_config.json where there is one. */
   readonly configJson: Readonly<Record<string, unknown>>
@@ -48,7 +45,8 @@ export class Checkpoint implements AsyncDisposable {
   /** Tokens that end an answer. */
   readonly endTokenIds: readonly number[]
   /** Files that go into the export unchanged. */
-  readonly companions: readonly SourceFile[]
+  readonly companions: readonly Companion[]
+  readonly weights: SourceWeights
   /** Every file that the export depends on. */
   readonly sources: readonly SourceFile[]
   readonly #tensors: ReadonlyMap<string, { file: SafetensorsFile; entry: TensorEntry }>
@@ -60,11 +58,11 @@ export class Checkpoint implements AsyncDisposable {
     configJson: Record<string, unknown>
     generationConfigJson: Record<string, unknown> | undefined
     endTokenIds: number[]
-    companions: SourceFile[]
+    companions: Companion[]
     sources: SourceFile[]
     shards: SafetensorsFile[]
   }) {
-    this.folder = fields.folder
+    this.path = fields.folder
     this.config = fields.config
     this.configJson = fields.configJson
     this.generationConfigJson = fields.generationConfigJson
@@ -75,6 +73,8 @@ export class Checkpoint implements AsyncDisposable {
     this.#tensors = new Map(
       fields.shards.flatMap((file) => [...file.tensors.values()].map((entry) => [entry.name, { file, entry }])),
     )
+    const type = this.typeOf(EMBEDDING)
+    this.weights = { matrices: type, embedding: type }
   }
 
   /**
@@ -110,7 +110,7 @@ export class Checkpoint implements AsyncDisposable {
         configJson,
         generationConfigJson,
         endTokenIds,
-        companions,
+        companions: companions.map(({ name, path }) => ({ name, read: () => readFile(path) })),
         sources: [...read, ...shardNames].map(source).concat(companions),
         shards,
       })
@@ -122,17 +122,20 @@ export class Checkpoint implements AsyncDisposable {
     }
   }
 
-  /** Rows and columns of a matrix [N, K]; a vector is one row. */
   shape(name: string): { rows: number; columns: number } {
     const { shape } = this.#find(name).entry
     return shape.length === 1 ? { rows: 1, columns: shape[0]! } : { rows: shape[0]!, columns: shape[1]! }
   }
 
-  /**
-   * Reads whole rows of a matrix [N, K] as f32.
-   * @param into  [rows · K], filled from its start
-   * @param scratch  at least rows · K · 4 bytes, beginning at a multiple of 4; overwritten
-   */
+  typeOf(name: string): string {
+    return this.#find(name).entry.dtype
+  }
+
+  /** A checkpoint holds floats. */
+  blocksOf(): undefined {
+    return undefined
+  }
+
   async readRows(name: string, firstRow: number, rows: number, into: Float32Array, scratch: Uint8Array): Promise<void> {
     const { file, entry } = this.#find(name)
     const { columns } = this.shape(name)
@@ -142,33 +145,14 @@ export class Checkpoint implements AsyncDisposable {
     decode(entry.dtype as SourceType, bytes, into)
   }
 
-  /** SHA-256 of every source file, in hexadecimal. Reads each once from its start to its end. */
-  async hash(report: ReportProgress, signal?: AbortSignal): Promise<{ name: string; bytes: number; sha256: string }[]> {
-    const sizes = await Promise.all(this.sources.map(async (source) => (await stat(source.path)).size))
-    const total = sizes.reduce((sum, size) => sum + size, 0)
-    const chunk = new Uint8Array(HASH_CHUNK_BYTES)
-    const hashed: { name: string; bytes: number; sha256: string }[] = []
-    let done = 0
-    for (const source of this.sources) {
-      const hash = createHash('sha256')
-      const handle = await open(source.path, 'r')
-      let bytes = 0
-      try {
-        for (;;) {
-          signal?.throwIfAborted()
-          const { bytesRead } = await handle.read(chunk, 0, chunk.byteLength, bytes)
-          if (bytesRead === 0) break
-          hash.update(chunk.subarray(0, bytesRead))
-          bytes += bytesRead
-          done += bytesRead
-          report({ phase: 'Hashing the checkpoint', done, total, unit: 'bytes' })
-        }
-      } finally {
-        await handle.close()
-      }
-      hashed.push({ name: source.name, bytes, sha256: hash.digest('hex') })
-    }
-    return hashed
+  /** The file has w. */
+  async readNorm(name: string, into: Float32Array, scratch: Uint8Array): Promise<void> {
+    await this.readRows(name, 0, 1, into, scratch)
+    for (let i = 0; i < into.length; i++) into[i] = into[i]! + 1
+  }
+
+  hash(report: ReportProgress, signal?: AbortSignal): Promise<HashedFile[]> {
+    return hashFiles(this.sources, report, signal)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -177,7 +161,7 @@ export class Checkpoint implements AsyncDisposable {
 
   #find(name: string): { file: SafetensorsFile; entry: TensorEntry } {
     const found = this.#tensors.get(name)
-    if (!found) throw new CheckpointError(this.folder, `tensor ${name} is missing.`, { tensor: name })
+    if (!found) throw new CheckpointError(this.path, `tensor ${name} is missing.`, { tensor: name })
     return found
   }
 
@@ -187,10 +171,10 @@ export class Checkpoint implements AsyncDisposable {
     if (!output) return
     const embedding = this.#find(EMBEDDING)
     let same = output.entry.byteLength === embedding.entry.byteLength && output.entry.dtype === embedding.entry.dtype
-    const left = new Uint8Array(HASH_CHUNK_BYTES)
-    const right = new Uint8Array(HASH_CHUNK_BYTES)
-    for (let at = 0; same && at < output.entry.byteLength; at += HASH_CHUNK_BYTES) {
-      const length = Math.min(HASH_CHUNK_BYTES, output.entry.byteLength - at)
+    const left = new Uint8Array(COMPARE_BYTES)
+    const right = new Uint8Array(COMPARE_BYTES)
+    for (let at = 0; same && at < output.entry.byteLength; at += COMPARE_BYTES) {
+      const length = Math.min(COMPARE_BYTES, output.entry.byteLength - at)
       await output.file.read(output.entry, at, left.subarray(0, length))
       await embedding.file.read(embedding.entry, at, right.subarray(0, length))
       same = Buffer.compare(left.subarray(0, length), right.subarray(0, length)) === 0

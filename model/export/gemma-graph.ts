@@ -129,8 +129,7 @@ class GemmaGraph {
     let rows: string
     if (weight.kind === 'quantized') {
       const { N: V, K: H, values, scales } = weight
-      const { blockSize, dtype } = this.#plan.format
-      const bits = dtype === 'q4' ? 4 : 8
+      const { bits, blockSize } = weight.blocks
       // The bytes are those of the output matrix, seen without MatMulNBits' third axis.
       const data = graph.initializer('embedding.by_row', 'u8', [V, (H * bits) / 8], externalData(values))
       const steps = graph.initializer('embedding.by_row.scales', scales.type, [V, H / blockSize], externalData(scales))
@@ -238,8 +237,7 @@ class GemmaGraph {
 
   #blockMatMul(x: string, weight: MatrixWeight & { kind: 'quantized' }, name: string, output?: string): string {
     const { N, K, values, scales } = weight
-    const { blockSize, dtype, activationType } = this.#plan.format
-    const bits = dtype === 'q4' ? 4 : 8
+    const { bits, blockSize } = weight.blocks
     const blocks = K / blockSize
     const data = this.#graph.initializer(
       `${name}.weight`,
@@ -256,7 +254,7 @@ class GemmaGraph {
         N: int(N),
         bits: int(bits),
         block_size: int(blockSize),
-        accuracy_level: int(activationType === 'f32' ? ACCURACY_INT8 : 0),
+        accuracy_level: int(this.#plan.format.activationType === 'f32' ? ACCURACY_INT8 : 0),
       },
     })
   }

@@ -24,8 +24,8 @@ export function layerTensors(layer: number) {
   }
 }
 
-/** Every tensor of the network with its shape. */
-function expectedTensors(config: GemmaConfig): Map<string, number[]> {
+/** Every tensor of the network with its shape: [N, K], or [H] for norms. */
+export function expectedTensors(config: GemmaConfig): Map<string, number[]> {
   const { hiddenSize: H, intermediateSize: I, headSize: D, heads, kvHeads } = config
   const expected = new Map<string, number[]>([
     [EMBEDDING, [config.vocabSize, H]],

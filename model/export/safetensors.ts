@@ -1,5 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { CheckpointError } from '../errors.js'
+import { readFully } from '../file-bytes.js'
 
 /** Types that a weight may have; the file may hold others in tensors that nobody reads. */
 export const SOURCE_BYTES = { F32: 4, F16: 2, BF16: 2 } as const
@@ -179,15 +180,4 @@ function parseEntry(path: string, name: string, value: unknown, dataStart: numbe
 
 function isSizes(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0)
-}
-
-async function readFully(handle: FileHandle, path: string, position: number, into: Uint8Array): Promise<void> {
-  let done = 0
-  while (done < into.byteLength) {
-    const { bytesRead } = await handle.read(into, done, into.byteLength - done, position + done)
-    if (bytesRead === 0) {
-      throw new CheckpointError(path, `ended at byte ${position + done} while ${into.byteLength} were being read.`)
-    }
-    done += bytesRead
-  }
 }

@@ -7,12 +7,22 @@ import type { ScaleType } from './quantize.js'
 /** ONNX Runtime maps external data only at multiples of this (the page size). */
 const ALIGNMENT = 4096
 
-/** How weights are stored: the same for all matrices. Norms and rotary tables are always floats of `activationType`. */
+/** How a quantized matrix is stored. */
+export interface Blocks {
+  readonly bits: 4 | 8
+  /** Weights per scale, along K. */
+  readonly blockSize: number
+}
+
+/**
+ * How weights are stored: the same for all matrices, but that the embedding, which is the output matrix too, may have other
+ * blocks. Norms and rotary tables are always floats of `activationType`.
+ */
 export interface WeightFormat {
   readonly dtype: WeightDtype
   readonly activationType: ActivationType
-  /** Only for q4 and q8. */
-  readonly blockSize: number
+  /** Of q4 and q8; undefined for floats. */
+  readonly blocks: { readonly matrices: Blocks; readonly embedding: Blocks } | undefined
 }
 
 /** A contiguous part of the data file. */
@@ -27,7 +37,15 @@ export interface Region {
  * several tensors stacked along N (query, key and value are one product).
  */
 export type Weight =
-  | { kind: 'quantized'; sources: readonly string[]; N: number; K: number; values: Region; scales: Region }
+  | {
+      kind: 'quantized'
+      sources: readonly string[]
+      N: number
+      K: number
+      blocks: Blocks
+      values: Region
+      scales: Region
+    }
   /** Stored as [N, K], or for MatMul, which wants its second operand so, as [K, N]. */
   | { kind: 'float'; sources: readonly string[]; N: number; K: number; transposed: boolean; values: Region }
   | { kind: 'norm'; source: string; size: number; values: Region }
@@ -35,6 +53,7 @@ export type Weight =
   | { kind: 'rotary'; cos: Region; sin: Region }
 
 export type MatrixWeight = Extract<Weight, { kind: 'quantized' | 'float' }>
+export type QuantizedWeight = Extract<Weight, { kind: 'quantized' }>
 export type NormWeight = Extract<Weight, { kind: 'norm' }>
 export type RotaryWeight = Extract<Weight, { kind: 'rotary' }>
 
@@ -69,7 +88,7 @@ export interface WeightPlan {
 /** Gives every weight its place. Nothing is read or written. */
 export function planWeights(config: GemmaConfig, format: WeightFormat): WeightPlan {
   const { hiddenSize: H, intermediateSize: I, headSize: D, heads, kvHeads, vocabSize: V } = config
-  const { dtype, activationType, blockSize } = format
+  const { dtype, activationType } = format
   const all: Weight[] = []
   let end = 0
 
@@ -83,17 +102,19 @@ export function planWeights(config: GemmaConfig, format: WeightFormat): WeightPl
     all.push(weight)
     return weight
   }
-  const matrix = (sources: string[], N: number, K: number, transposed = true): MatrixWeight => {
-    if (dtype === 'q4' || dtype === 'q8') {
-      const values = place('u8', (N * K * (dtype === 'q4' ? 4 : 8)) / 8)
-      const scales = place(scaleTypeOf(activationType), (N * K) / blockSize)
-      return keep({ kind: 'quantized', sources, N, K, values, scales })
+  const matrix = (sources: string[], N: number, K: number, of: 'matrices' | 'embedding' = 'matrices'): MatrixWeight => {
+    const blocks = format.blocks?.[of]
+    if (blocks !== undefined) {
+      const values = place('u8', (N * K * blocks.bits) / 8)
+      const scales = place(scaleTypeOf(activationType), (N * K) / blocks.blockSize)
+      return keep({ kind: 'quantized', sources, N, K, blocks, values, scales })
     }
-    return keep({ kind: 'float', sources, N, K, transposed, values: place(dtype, N * K) })
+    const type = dtype as ActivationType
+    return keep({ kind: 'float', sources, N, K, transposed: of === 'matrices', values: place(type, N * K) })
   }
   const norm = (source: string): NormWeight => keep({ kind: 'norm', source, size: H, values: place(activationType, H) })
 
-  const embedding = matrix([EMBEDDING], V, H, false)
+  const embedding = matrix([EMBEDDING], V, H, 'embedding')
   const rotaryElements = (config.maxPositions * D) / 2
   const rotary: RotaryWeight = keep({
     kind: 'rotary',

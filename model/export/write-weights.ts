@@ -1,10 +1,10 @@
 import { CheckpointError } from '../errors.js'
 import type { GemmaConfig } from '../gemma.js'
 import { bf16FromF32, f16FromF32 } from '../half.js'
-import type { Checkpoint } from './checkpoint.js'
 import type { WriteAt } from './export-folder.js'
 import { quantizeBlocks, type ScaleChoice } from './quantize.js'
-import type { MatrixWeight, NormWeight, Region, RotaryWeight, WeightPlan } from './weights.js'
+import type { ModelSource, SourceBlocks } from './source.js'
+import type { MatrixWeight, NormWeight, QuantizedWeight, Region, RotaryWeight, WeightPlan } from './weights.js'
 
 /** Weights in one piece of work: 16 MB as f32, small enough to stay near the cache and to answer a signal quickly. */
 const CHUNK_WEIGHTS = 4 << 20
@@ -12,14 +12,15 @@ const CHUNK_WEIGHTS = 4 << 20
 type FloatType = 'f32' | 'f16' | 'bf16'
 
 /**
- * Reads the checkpoint's weights, converts them as planned and writes them out, piece by piece. Besides two buffers of a
+ * Reads a model's weights, converts them as planned and writes them out, piece by piece; blocks that the source has as they
+ * are planned are taken over. Besides two buffers of a
  * piece it holds one float matrix at a time, and that only where the plan transposes.
  *
  * @param report  called with the bytes written so far
  * @throws {CheckpointError} a weight is not finite, or too large for the type that it is stored in
  */
 export async function writeWeights(options: {
-  checkpoint: Checkpoint
+  source: ModelSource
   plan: WeightPlan
   write: WriteAt
   scaleChoice: ScaleChoice
@@ -29,8 +30,14 @@ export async function writeWeights(options: {
   await new WeightWriter(options).run()
 }
 
+/** The source's own blocks of a tensor, where they are those that its weight is planned in. */
+export function takenOver(source: ModelSource, tensor: string, { blocks }: QuantizedWeight): SourceBlocks | undefined {
+  const own = source.blocksOf(tensor)
+  return own?.bits === blocks.bits && own.blockSize === blocks.blockSize ? own : undefined
+}
+
 class WeightWriter {
-  readonly #checkpoint: Checkpoint
+  readonly #source: ModelSource
   readonly #config: GemmaConfig
   readonly #plan: WeightPlan
   readonly #write: WriteAt
@@ -42,8 +49,8 @@ class WeightWriter {
   #written = 0
 
   constructor(options: Parameters<typeof writeWeights>[0]) {
-    this.#checkpoint = options.checkpoint
-    this.#config = options.checkpoint.config
+    this.#source = options.source
+    this.#config = options.source.config
     this.#plan = options.plan
     this.#write = options.write
     this.#scaleChoice = options.scaleChoice
@@ -68,31 +75,46 @@ class WeightWriter {
     this.#report(this.#written)
   }
 
-  /** Walks over the rows of a matrix [N, K] in pieces. `firstRow` counts over all stacked tensors. */
-  async *#pieces(weight: MatrixWeight): AsyncGenerator<{ source: string; firstRow: number; values: Float32Array }> {
+  /** Walks over the rows of a matrix [N, K] in pieces. `firstRow` counts over all stacked tensors, `row` in its own. */
+  *#pieces(weight: MatrixWeight): Generator<{ source: string; firstRow: number; row: number; rows: number }> {
     const rowsAtOnce = Math.max(1, Math.floor(CHUNK_WEIGHTS / weight.K))
     let before = 0
     for (const source of weight.sources) {
-      const { rows } = this.#checkpoint.shape(source)
-      for (let row = 0; row < rows; row += rowsAtOnce) {
-        const count = Math.min(rowsAtOnce, rows - row)
-        const values = this.#values.subarray(0, count * weight.K)
-        await this.#checkpoint.readRows(source, row, count, values, this.#scratch)
-        yield { source, firstRow: before + row, values }
+      const { rows: allRows } = this.#source.shape(source)
+      for (let row = 0; row < allRows; row += rowsAtOnce) {
+        yield { source, firstRow: before + row, row, rows: Math.min(rowsAtOnce, allRows - row) }
       }
-      before += rows
+      before += allRows
     }
   }
 
-  async #quantized(weight: MatrixWeight & { kind: 'quantized' }): Promise<void> {
-    const { blockSize, dtype } = this.#plan.format
-    const bits = dtype === 'q4' ? 4 : 8
+  /** The values are overwritten by the next piece. */
+  async *#floatPieces(
+    weight: MatrixWeight,
+  ): AsyncGenerator<{ source: string; firstRow: number; values: Float32Array }> {
+    for (const { source, firstRow, row, rows } of this.#pieces(weight)) {
+      const values = this.#values.subarray(0, rows * weight.K)
+      await this.#source.readRows(source, row, rows, values, this.#scratch)
+      yield { source, firstRow, values }
+    }
+  }
+
+  async #quantized(weight: QuantizedWeight): Promise<void> {
+    const { bits, blockSize } = weight.blocks
     const scaleType = weight.scales.type === 'f16' ? 'f16' : 'f32'
-    for await (const { source, firstRow, values } of this.#pieces(weight)) {
-      const packed = new Uint8Array((values.length * bits) / 8)
-      const blocks = values.length / blockSize
+    for (const { source, firstRow, row, rows } of this.#pieces(weight)) {
+      const weights = rows * weight.K
+      const packed = new Uint8Array((weights * bits) / 8)
+      const blocks = weights / blockSize
       const scales = scaleType === 'f16' ? new Uint16Array(blocks) : new Float32Array(blocks)
-      const bad = quantizeBlocks(values, { bits, blockSize, scaleType }, packed, scales, this.#scaleChoice)
+      let bad: number
+      const ready = takenOver(this.#source, source, weight)
+      if (ready !== undefined) bad = await ready.readRows(row, packed, scales, this.#scratch)
+      else {
+        const values = this.#values.subarray(0, weights)
+        await this.#source.readRows(source, row, rows, values, this.#scratch)
+        bad = quantizeBlocks(values, { bits, blockSize, scaleType }, packed, scales, this.#scaleChoice)
+      }
       if (bad >= 0) this.#refuse(source, firstRow + Math.floor((bad * blockSize) / weight.K), scaleType)
       const firstWeight = firstRow * weight.K
       await this.#put(packed, weight.values.offset + (firstWeight * bits) / 8)
@@ -101,7 +123,7 @@ class WeightWriter {
   }
 
   async #float(weight: MatrixWeight & { kind: 'float' }): Promise<void> {
-    for await (const { source, firstRow, values } of this.#pieces(weight)) {
+    for await (const { source, firstRow, values } of this.#floatPieces(weight)) {
       const bytes = this.#encode(values, weight.values, source)
       await this.#put(bytes, weight.values.offset + firstRow * weight.K * (bytes.byteLength / values.length))
     }
@@ -111,7 +133,7 @@ class WeightWriter {
   async #transposed(weight: MatrixWeight & { kind: 'float' }): Promise<void> {
     const { N, K } = weight
     const whole = weight.values.type === 'f32' ? new Float32Array(N * K) : new Uint16Array(N * K)
-    for await (const { source, firstRow, values } of this.#pieces(weight)) {
+    for await (const { source, firstRow, values } of this.#floatPieces(weight)) {
       const bytes = this.#encode(values, weight.values, source)
       const piece =
         whole instanceof Float32Array
@@ -129,8 +151,7 @@ class WeightWriter {
   /** Gemma's norms multiply by 1 + w, in f32 whatever the weight's type. */
   async #norm(weight: NormWeight): Promise<void> {
     const values = this.#values.subarray(0, weight.size)
-    await this.#checkpoint.readRows(weight.source, 0, 1, values, this.#scratch)
-    for (let i = 0; i < values.length; i++) values[i] = values[i]! + 1
+    await this.#source.readNorm(weight.source, values, this.#scratch)
     await this.#put(this.#encode(values, weight.values, weight.source), weight.values.offset)
   }
 
@@ -171,7 +192,7 @@ class WeightWriter {
     const message =
       `tensor ${source} holds, from row ${row} on, a value that is not finite or too large for ${type}. ` +
       'Is the checkpoint damaged? If not, export it to a type with a wider range.'
-    throw new CheckpointError(this.#checkpoint.folder, message, { tensor: source })
+    throw new CheckpointError(this.#source.path, message, { tensor: source })
   }
 }
 

@@ -1,5 +1,6 @@
 import { createCipheriv, createHash } from 'node:crypto'
-import { f16FromF32 } from '../../model/half.js'
+import { Checkpoint } from '../../model/export/checkpoint.js'
+import { bf16FromF32, f16FromF32 } from '../../model/half.js'
 import { type GemmaShape, gemmaTensors } from '../export/random-checkpoint.js'
 import {
   bool,
@@ -194,4 +195,26 @@ class RandomBlocks {
       } else view.setUint16(start, f16FromF32(step * (0.75 + bytes[start]! / 512)), true)
     }
   }
+}
+
+/** The tensors of a checkpoint folder as floats of a GGUF file: norms with 1 added, in f32, as llama.cpp's converter has them. */
+export async function checkpointTensors(folder: string, type: 'F32' | 'F16' | 'BF16'): Promise<GgufTensor[]> {
+  await using checkpoint = await Checkpoint.open(folder)
+  const { config } = checkpoint
+  const tensors: GgufTensor[] = []
+  for (const { name, shape } of gemmaTensors(config)) {
+    const values = new Float32Array(shape.reduce((product, size) => product * size, 1))
+    const isNorm = shape.length === 1
+    const scratch = new Uint8Array(values.byteLength)
+    if (isNorm) await checkpoint.readNorm(name, values, scratch)
+    else await checkpoint.readRows(name, 0, shape[0]!, values, scratch)
+    const bytes = encode(values, isNorm ? 'F32' : type)
+    tensors.push({ name: ggufName(name), type: isNorm ? 'F32' : type, shape, data: () => [bytes] })
+  }
+  return tensors
+}
+
+function encode(values: Float32Array, type: 'F32' | 'F16' | 'BF16'): Uint8Array {
+  if (type === 'F32') return new Uint8Array(values.buffer)
+  return new Uint8Array(Uint16Array.from(values, type === 'F16' ? f16FromF32 : bf16FromF32).buffer)
 }
