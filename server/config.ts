@@ -94,6 +94,10 @@ export const serverSettings = z.object({
     .default(0)
     .describe('How many predictions may wait for a free slot; 0 refuses them at once with 409, as Cog does')
     .meta({ range: 'a whole number from 0 to 100000' }),
+  QUEUE_MEGABYTES: numeric(z.number().positive().max(100_000))
+    .default(256)
+    .describe('Most megabytes (10⁶ bytes) of all inputs that wait for a slot')
+    .meta({ range: 'a number above 0, at most 100000' }),
   KEEP_SECONDS: numeric(z.number().min(0).max(86_400))
     .default(0)
     .describe(
@@ -138,6 +142,10 @@ export const serverSettings = z.object({
     .default(25)
     .describe('How long running predictions may go on after that before they are canceled')
     .meta({ range: 'a number from 0 to 3600' }),
+  OUTPUT_MEGABYTES: numeric(z.number().positive().max(400))
+    .default(256)
+    .describe('Most megabytes of JSON that one prediction may tell in outputs, metrics and logs; more output fails it')
+    .meta({ range: 'a number above 0, at most 400' }),
   FILE_MEGABYTES: numeric(z.number().positive().max(100_000))
     .default(100)
     .describe('Most megabytes (10⁶ bytes) of one file, as an input or as an output')

@@ -72,6 +72,12 @@ export const ERRORS = {
     form: 'failed',
     message: 'All prediction slots are busy and {limit} predictions wait, which is as many as may. Try again later.',
   },
+  QUEUE_TOO_LARGE: {
+    status: 429,
+    form: 'failed',
+    message:
+      'All prediction slots are busy and the inputs that wait fill the {megabytes} megabytes that may. Try again later, or with a smaller input.',
+  },
   DRAINING: {
     status: 503,
     form: 'failed',

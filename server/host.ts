@@ -15,6 +15,7 @@ import {
   type SetupContext,
 } from './predictor.js'
 import { isPublicAddress } from './public-address.js'
+import { RunBudget } from './run-budget.js'
 import { type FileLimits, RunFiles } from './run-files.js'
 import { createMetrics } from './run-metrics.js'
 import { withOutput } from './run-output.js'
@@ -26,15 +27,20 @@ export interface HostOptions {
   /** For the temporary files of runs. It is made when one needs it, and is the caller's to remove. */
   readonly folder: string
   readonly files: FileLimits
+  /** Most bytes of JSON that one prediction may tell. Default: 256 MB. */
+  readonly outputBytes?: number | undefined
   /** Sends to the server. A promise means that the channel is full; it resolves when there is room again. */
   readonly post: (message: FromWorker) => Promise<void> | undefined
 }
+
+const DEFAULT_OUTPUT_BYTES = 256e6
 
 /** The Predictor's side of the border: runs its functions, and tells the server in plain messages what they do. */
 export class PredictorHost {
   readonly #predictor: Predictor
   readonly #folder: string
   readonly #files: FileLimits
+  readonly #outputBytes: number
   readonly #post: HostOptions['post']
   readonly #outbox: Outbox
   readonly #stopped = new AbortController()
@@ -44,11 +50,12 @@ export class PredictorHost {
   #isSetUp = false
   #checkup: Promise<string | null> | undefined
 
-  constructor({ predictor, concurrency, folder, files, post }: HostOptions) {
+  constructor({ predictor, concurrency, folder, files, outputBytes = DEFAULT_OUTPUT_BYTES, post }: HostOptions) {
     this.#predictor = predictor
     this.#concurrency = concurrency
     this.#folder = folder
     this.#files = files
+    this.#outputBytes = outputBytes
     this.#post = post
     this.#outbox = new Outbox(post)
   }
@@ -121,12 +128,16 @@ export class PredictorHost {
       limits: this.#files,
       isAllowed: this.#files.allowPrivate ? () => true : isPublicAddress,
     })
+    const budget = new RunBudget(this.#outputBytes)
     const secrets: Secret[] = []
     // Nothing may come before `accepted`: what the check writes waits for it.
     let early: [line: string, source: LogSource][] | undefined = []
     const log = (line: string, source: LogSource) => {
       if (early) early.push([line, source])
-      else this.#outbox.push({ key, kind: 'log', data: `${hideSecrets(line, secrets)}\n`, source })
+      else {
+        const kept = budget.cut(hideSecrets(line, secrets))
+        if (kept !== undefined) this.#outbox.push({ key, kind: 'log', data: `${kept}\n`, source })
+      }
     }
     const logEarly = () => {
       const lines = early ?? []
@@ -142,7 +153,7 @@ export class PredictorHost {
         this.#outbox.push({ key, kind: 'accepted' })
         logEarly()
         await files.fetch(checked.input, signal)
-        await this.#predict({ request, parts, signal, files, log, ...checked })
+        await this.#predict({ request, parts, signal, files, budget, log, ...checked })
         return { key, kind: 'ended', status: signal.aborted ? 'canceled' : 'succeeded' }
       })
     } catch (error) {
@@ -193,17 +204,23 @@ export class PredictorHost {
   }
 
   async #predict(run: Run & Accepted): Promise<void> {
-    const { request, parts, signal, files, log } = run
+    const { request, parts, signal, files, budget, log } = run
     const { key } = request
     const { output } = parts
-    const push = (chunk: unknown) => this.#outbox.push({ key, kind: 'output', chunk })
+    const push = (chunk: unknown) => {
+      budget.take(chunk)
+      this.#outbox.push({ key, kind: 'output', chunk })
+    }
     const result = parts.run(run.input, {
       id: request.id,
       signal,
       context: request.context,
       prepared: run.prepared,
       log: (line, source = 'stdout') => log(line, source),
-      metrics: createMetrics((name, value, mode) => this.#outbox.push({ key, kind: 'metric', name, value, mode })),
+      metrics: createMetrics((name, value, mode) => {
+        budget.take(value)
+        this.#outbox.push({ key, kind: 'metric', name, value, mode })
+      }),
       folder: () => files.folder(),
     })
     if (!isOutputStream(output)) {
@@ -252,6 +269,7 @@ interface Run {
   readonly parts: RunParts
   readonly signal: AbortSignal
   readonly files: RunFiles
+  readonly budget: RunBudget
   readonly log: (line: string, source: LogSource) => void
 }
 

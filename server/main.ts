@@ -107,6 +107,7 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
     predictor: {
       ...readCogYaml(options.cogFile ?? packageCogFile(), settings),
       files: fileLimitsOf(settings),
+      outputBytes: settings.OUTPUT_MEGABYTES * 1e6,
       ...(COG_SETUP_TIMEOUT > 0 && { limitMs: COG_SETUP_TIMEOUT * 1000 }),
     },
     dollarsPerSecond: priceOf(settings),
@@ -114,6 +115,7 @@ async function createService(worker: WorkerProcess, options: StartOptions): Prom
     schedule,
     now,
     queueLimit: settings.QUEUE,
+    queueBytes: settings.QUEUE_MEGABYTES * 1e6,
     keepMs: Math.max(settings.KEEP_SECONDS, settings.RESUME_SECONDS) * 1000,
     ...(COG_STREAM_HISTORY_CAPACITY !== undefined && { historyLimit: COG_STREAM_HISTORY_CAPACITY }),
     ...(options.onProgress && { onProgress: options.onProgress }),

@@ -29,6 +29,8 @@ export interface SetupMessage extends ModuleExport {
   readonly train?: ModuleExport
   readonly concurrency: number
   readonly files: FileLimits
+  /** Most bytes of JSON that one prediction may tell; the host's own default if absent. */
+  readonly outputBytes?: number
   /** Where temporary files go. It need not exist; the sender removes it when the worker has ended. */
   readonly folder: string
 }

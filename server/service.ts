@@ -34,6 +34,8 @@ export interface ServiceOptions {
   readonly historyLimit?: number
   /** How many predictions may wait for a slot; default 0: none, as in Cog. */
   readonly queueLimit?: number
+  /** Most bytes of all inputs that wait, as JSON; default: no bound. */
+  readonly queueBytes?: number
   /** How long a prediction that has ended can be asked for, in milliseconds; default 0: not at all, as in Cog. */
   readonly keepMs?: number
   readonly onProgress?: (report: SetupProgress) => void
@@ -153,7 +155,7 @@ export class Service {
 
   constructor(options: ServiceOptions) {
     this.#options = options
-    this.#queue = new Queue(options.queueLimit ?? 0)
+    this.#queue = new Queue(options.queueLimit ?? 0, options.queueBytes)
     this.#finished = new FinishedPredictions({
       keepMs: options.keepMs ?? 0,
       mostPredictions: MOST_KEPT,
@@ -216,8 +218,9 @@ export class Service {
     if (checked.problems) throw ServerError.withDetail('INVALID_INPUT', checked.problems)
     if (this.#draining) throw ServerError.of('DRAINING', {})
     if (this.#status !== 'READY') throw ServerError.of('NOT_READY', {})
-    if (this.status === 'BUSY' || this.#queue.length > 0) this.#assertPlace()
-    return await this.#admit(request, checked.input)
+    const waits = this.status === 'BUSY' || this.#queue.length > 0
+    const bytes = waits ? this.#bytesInQueue(checked.input) : 0
+    return await this.#admit(request, { input: checked.input, bytes })
   }
 
   /** The prediction with this id that runs or waits now; the oldest, should there be several. */
@@ -312,8 +315,11 @@ export class Service {
     grace.cancel()
   }
 
-  /** Runs a prediction, or lets it wait where no slot is free. */
-  #admit(request: NewPrediction, input: Readonly<Record<string, unknown>>): Promise<Prediction> {
+  /** Runs a prediction, or lets it wait where no slot is free. @param bytes of the input, where it has to wait. */
+  #admit(
+    request: NewPrediction,
+    { input, bytes }: { readonly input: Readonly<Record<string, unknown>>; readonly bytes: number },
+  ): Promise<Prediction> {
     const key = this.#nextKey++
     const { document, iterator, training } = this.#ready!
     const prediction = new Prediction({
@@ -349,7 +355,7 @@ export class Service {
       // Whoever waits goes first: a slot may just have been freed.
       if (this.status === 'READY' && this.#queue.length === 0) this.#begin(key, run)
       else {
-        this.#queue.add({ key, run })
+        this.#queue.add({ key, run }, bytes)
         request.onQueue?.(prediction)
       }
       request.onAdmit?.(prediction)
@@ -384,13 +390,15 @@ export class Service {
     this.#close(waiting.run, (prediction) => prediction.cancel(waiting.run.cancelReason))
   }
 
-  /** @throws {ServerError} nothing more may wait. */
-  #assertPlace(): void {
-    const { limit, length } = this.#queue
+  /** The size of an input that has to wait. @throws {ServerError} it may not: AT_CAPACITY, QUEUE_FULL, QUEUE_TOO_LARGE. */
+  #bytesInQueue(input: Readonly<Record<string, unknown>>): number {
+    const { limit, length, mostBytes } = this.#queue
     if (limit === 0) throw ServerError.of('AT_CAPACITY', {})
-    if (length < limit) return
     const estimateMs = this.#queue.estimateMs(1, this.#ready!.concurrency) ?? 0
-    throw ServerError.of('QUEUE_FULL', { limit }).after(estimateMs)
+    if (length >= limit) throw ServerError.of('QUEUE_FULL', { limit }).after(estimateMs)
+    const bytes = JSON.stringify(input).length
+    if (this.#queue.fits(bytes)) return bytes
+    throw ServerError.of('QUEUE_TOO_LARGE', { megabytes: mostBytes / 1e6 }).after(estimateMs)
   }
 
   #post(message: ToWorker): void {

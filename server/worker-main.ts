@@ -29,7 +29,7 @@ process.on('disconnect', () => {
 })
 
 async function setup(message: SetupMessage): Promise<void> {
-  const { concurrency, files } = message
+  const { concurrency, files, outputBytes } = message
   folder = message.folder
   let predictor: Predictor
   try {
@@ -38,7 +38,7 @@ async function setup(message: SetupMessage): Promise<void> {
     post({ type: 'setup-failed', reason: error instanceof Error ? `${error.name}: ${error.message}` : String(error) })
     return
   }
-  host = new PredictorHost({ predictor, concurrency, folder, files, post })
+  host = new PredictorHost({ predictor, concurrency, folder, files, outputBytes, post })
   await host.setup()
 }
 

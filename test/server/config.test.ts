@@ -9,6 +9,8 @@ t.test('without variables the defaults hold, and an empty variable is none', asy
     HARDWARE: 'cpu',
     COG_LOG_LEVEL: 'info',
     QUEUE: 0,
+    QUEUE_MEGABYTES: 256,
+    OUTPUT_MEGABYTES: 256,
     KEEP_SECONDS: 0,
     RESUME_SECONDS: 0,
     SHUTDOWN_FROM: 'loopback',

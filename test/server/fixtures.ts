@@ -37,6 +37,7 @@ export class InProcessWorker implements Worker {
       concurrency: setup.concurrency,
       folder: this.#folder,
       files: setup.files,
+      outputBytes: setup.outputBytes,
       post: (message) => {
         const copy: FromWorker = JSON.parse(JSON.stringify(message))
         this.received.push(copy)
@@ -100,6 +101,8 @@ export interface TestServerOptions {
   readonly streamBufferBytes?: number
   readonly limits?: Partial<HttpLimits>
   readonly queueLimit?: number
+  readonly queueBytes?: number
+  readonly outputBytes?: number
   readonly keepMs?: number
   readonly resumeMs?: number
   readonly files?: FileLimits
@@ -127,12 +130,19 @@ export async function testServer(options: TestServerOptions): Promise<TestServer
   const log = options.onLog ? pino({ level: 'debug' }, { write: options.onLog }) : pino({ level: 'silent' })
   const service = new Service({
     worker,
-    predictor: { file: '', name: '', concurrency: options.concurrency ?? 1, files: options.files ?? TEST_FILES },
+    predictor: {
+      file: '',
+      name: '',
+      concurrency: options.concurrency ?? 1,
+      files: options.files ?? TEST_FILES,
+      ...(options.outputBytes !== undefined && { outputBytes: options.outputBytes }),
+    },
     dollarsPerSecond: 0.5,
     log,
     schedule: clock.schedule,
     now: clock.now,
     ...(options.queueLimit !== undefined && { queueLimit: options.queueLimit }),
+    ...(options.queueBytes !== undefined && { queueBytes: options.queueBytes }),
     ...(options.keepMs !== undefined && { keepMs: options.keepMs }),
   })
   const webhooks = new Webhooks({

@@ -117,6 +117,45 @@ t.test(
   },
 )
 
+t.test('a prediction that tells more than it may fails with the reason, and its logs are cut', async (t) => {
+  let ended = false
+  const predictor = definePredictor({
+    input: z.object({ what: z.enum(['chunks', 'object', 'metrics', 'logs']) }),
+    output: iterator(z.unknown()),
+    streaming: true,
+    async *predict({ what }, _state, { log, metrics }) {
+      try {
+        if (what === 'object') yield { text: 'x'.repeat(1000) }
+        for (let i = 0; i < 30; i++) {
+          if (what === 'chunks') yield 'x'.repeat(100)
+          if (what === 'metrics') metrics.append('all', 'x'.repeat(100))
+          if (what === 'logs') log(`${i}${'x'.repeat(98)}`)
+        }
+      } finally {
+        ended = true
+      }
+    },
+  })
+  const { app, service } = await testServer({ predictor, outputBytes: 1000 })
+  t.teardown(() => app.close())
+  const run = async (what: string) =>
+    (await app.inject({ method: 'POST', url: '/predictions', payload: { input: { what } } })).json()
+  for (const what of ['chunks', 'object', 'metrics']) {
+    ended = false
+    t.match(await run(what), {
+      status: 'failed',
+      error: 'Prediction failed: OutputLimitError: The output is over 0.001 megabytes.',
+    })
+    t.ok(ended, `${what}: its generator was ended`)
+  }
+  const { status, logs } = await run('logs')
+  t.equal(status, 'succeeded')
+  const lines = logs.split('\n')
+  t.equal(lines.length, 10 + 1 + 1, 'ten lines, a word about the rest, and the end')
+  t.match(lines.at(-2), /^Output and logs are over 0.001 megabytes .*: later lines are dropped\.$/)
+  t.equal(service.status, 'READY')
+})
+
 t.test('the type of an iterator binds what predict may yield', async (t) => {
   definePredictor({
     input: z.object({}),

@@ -88,3 +88,17 @@ t.test('the estimate follows the last runs, the position and the slots', async (
   for (let i = 0; i < 50; i++) queue.recordRun(100)
   t.ok(queue.estimateMs(1, 1)! < 110)
 })
+
+t.test('what waits is bounded in bytes, too, and what leaves makes room', async (t) => {
+  const queue = new Queue<string>(10, 100)
+  t.ok(queue.add('a', 60))
+  t.notOk(queue.add('b', 41))
+  t.ok(queue.add('c', 40))
+  t.notOk(queue.fits(1))
+  t.equal(queue.take(), 'a')
+  t.ok(queue.fits(60))
+  queue.remove('c')
+  queue.remove('c')
+  t.ok(queue.fits(100))
+  t.notOk(queue.fits(101))
+})

@@ -208,6 +208,21 @@ for (const [mode, fields] of [
   })
 }
 
+t.test('inputs that wait are bounded in bytes', async (t) => {
+  // An input is {"refuse":false}: 16 bytes.
+  const { app, release, enter } = await serve(t, { queueBytes: 40 })
+  const inputs = [
+    await enter('a', { refuse: false }),
+    await enter('b', { refuse: false }),
+    await enter('c', { refuse: false }),
+  ]
+  const refused = await app.inject(post('d', { refuse: false }))
+  t.match(refused, { statusCode: 429, headers: { 'retry-after': '1' } })
+  t.match(refused.json().error, /^All prediction slots are busy and the inputs that wait fill the 0.00004 megabytes/)
+  for (const id of ['a', 'b', 'c']) release(id)
+  for (const { answer } of inputs) t.equal((await answer).statusCode, 200)
+})
+
 for (const [queueLimit, want] of [
   [0, { 200: 4, 409: 196 }],
   [100, { 200: 104, 429: 96 }],
