@@ -184,6 +184,13 @@ function firstLine(error: unknown): string {
   return text.split('\n', 1)[0]!.replace(/\.$/, '')
 }
 
+/** The token mask that a request came with cannot be followed. Its answer ends; other requests go on. */
+export class TokenMaskError extends ModelError {
+  constructor(why: string, options?: ErrorOptions) {
+    super('TOKEN_MASK', `The request's token mask cannot be followed: ${why}.`, options)
+  }
+}
+
 /** One field of a request cannot be served. `field` is the engine's name of it. */
 export class InvalidRequestError extends ModelError {
   readonly field: string

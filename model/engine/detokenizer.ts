@@ -59,6 +59,14 @@ export class Detokenizer {
   }
 }
 
+/** What an id stands for by itself: the one byte of a byte piece, else its text; of a control token its name. */
+export function tokenBytes(vocabulary: Vocabulary, id: number): Uint8Array {
+  const piece = vocabulary.piece(id) ?? ''
+  const byte = byteOf(piece)
+  if (byte !== undefined) return Uint8Array.of(byte)
+  return new TextEncoder().encode(vocabulary.isControl(id) ? piece : piece.replaceAll('▁', ' '))
+}
+
 function byteOf(piece: string): number | undefined {
   const match = /^<0x([0-9A-Fa-f]{2})>$/.exec(piece)
   return match ? Number.parseInt(match[1]!, 16) : undefined

@@ -3,6 +3,7 @@ import type { ModelFolder } from '../folder.js'
 import { type AvailableMemory, availableMemory } from '../memory.js'
 import type { ReportProgress } from '../progress.js'
 import type { Runtime, RuntimeLog } from '../runtime/types.js'
+import { chooseTokens, type Tokens } from './choose-tokens.js'
 import { ChunkPacer, chunkSizes } from './chunk-pacer.js'
 import { FaultWatch, MOST_FAILED_STEPS, stepError } from './faults.js'
 import { KVCache } from './kv-cache.js'
@@ -16,7 +17,7 @@ import {
   Request,
 } from './request.js'
 import { batchesOf, Runner, type RunnerOptions } from './runner.js'
-import { assertFinite, type Candidates, type SamplingRow } from './sampler.js'
+import { assertFinite } from './sampler.js'
 import { occupantsOf, Scheduler, type Step } from './scheduler.js'
 import { chooseSize } from './size.js'
 
@@ -75,8 +76,6 @@ const UNIT_TOKENS = { cpu: 16, cuda: CHUNK_TOKENS.cuda } as const
 const MAX_IDLE_ROWS = { cpu: 2, cuda: Number.POSITIVE_INFINITY } as const
 
 type GenerateStep = Step<Request>
-/** What a step gave each of its requests that was due a token: one, or the reason for none. */
-type Tokens = ReadonlyMap<Request, number | Error>
 
 interface Outcome {
   /** Whether the cache holds now what the step was to compute. */
@@ -216,6 +215,7 @@ export class Engine implements AsyncDisposable {
    *   Either way its slot is free when the generator has ended.
    * @throws {StepFailedError} {StepOutOfMemoryError} {LogitsError} its step failed. Pieces that were given stay valid; other
    *   requests go on, and this one may be sent again.
+   * @throws {TokenMaskError} its mask threw, or leaves no token.
    * @throws {EngineDefunctError} too many steps in a row have failed: this and all other requests end.
    * @throws {RuntimeStoppedError} the engine, or the runtime under it, was disposed.
    */
@@ -229,6 +229,7 @@ export class Engine implements AsyncDisposable {
       prepared,
       vocabulary: this.#prompts.tokenizer,
       endTokenIds: this.#folder.endTokenIds,
+      vocabSize: this.#folder.config.vocabSize,
       now: this.#now,
     })
     const leave = () => this.#leave(request)
@@ -303,41 +304,15 @@ export class Engine implements AsyncDisposable {
         return { whole: true, tokens: new Map() }
       }
       const due = step.kind === 'prefill' && !step.last ? [] : occupantsOf(step)
-      const rows = due.map((request) => request.sampler.row())
+      const batches = batchesOf(step, this.#scheduler.slots)
       const startedAt = step.kind === 'prefill' ? this.#now() : 0
-      const candidates = await this.#runner.run(batchesOf(step, this.#scheduler.slots), rows, abort.signal)
+      const tokens = await chooseTokens(this.#runner, batches, due, abort.signal)
       if (step.kind === 'prefill') this.#pacer.note({ tokens: step.tokens, ms: this.#now() - startedAt })
-      return { whole: true, tokens: await this.#sample(due, rows, candidates) }
+      return { whole: true, tokens }
     } catch (error) {
       const reason = stepError(error)
       return { whole: false, tokens: new Map(occupantsOf(step).map((request) => [request, reason])) }
     }
-  }
-
-  /** Candidates → tokens. Nearly always those at hand will do; the model's logits stay for more until its next run. */
-  async #sample(
-    requests: readonly Request[],
-    rows: readonly SamplingRow[],
-    candidates: readonly Candidates[],
-  ): Promise<Tokens> {
-    const tokens = new Map<Request, number | Error>()
-    const undecided: number[] = []
-    for (const [index, request] of requests.entries()) {
-      const token = choose(request, candidates[index]!)
-      if (token === undefined) undecided.push(index)
-      else tokens.set(request, token)
-    }
-    for (const index of undecided) {
-      const request = requests[index]!
-      let known = candidates[index]!.values.length
-      while (!tokens.has(request)) {
-        const more = await this.#runner.widen(index, rows[index]!, known)
-        const token = choose(request, more)
-        if (token !== undefined) tokens.set(request, token)
-        known = more.values.length
-      }
-    }
-    return tokens
   }
 
   #apply(step: GenerateStep, { whole, tokens }: Outcome): void {
@@ -429,13 +404,4 @@ async function openRunner(options: RunnerOptions, report: () => void): Promise<R
   }
   report()
   return runner
-}
-
-function choose(request: Request, candidates: Candidates): number | Error | undefined {
-  try {
-    return request.sampler.choose(candidates)
-  } catch (error) {
-    if (error instanceof LogitsError) return error
-    throw error
-  }
 }

@@ -36,7 +36,7 @@ export class FaultWatch {
    * @returns the fault, where there was one, after which the engine must make anew what the run used.
    * @throws {EngineDefunctError} it was one too many in a row, or the runtime itself has ended.
    */
-  note(outcomes: Iterable<number | Error>): Error | undefined {
+  note(outcomes: Iterable<unknown>): Error | undefined {
     let fault: Error | undefined
     let gaveTokens = false
     for (const outcome of outcomes) {

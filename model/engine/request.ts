@@ -1,9 +1,11 @@
 import { randomInt } from 'node:crypto'
 import { InvalidRequestError, PromptTooLongError } from '../errors.js'
-import { Detokenizer, type Vocabulary } from './detokenizer.js'
+import { Detokenizer, tokenBytes, type Vocabulary } from './detokenizer.js'
+import { type ChosenLogprob, type ChosenToken, type Logprob, MOST_ALTERNATIVES } from './logprobs.js'
 import type { PromptSource } from './prompt.js'
 import { Sampler, type SamplingParameters } from './sampler.js'
 import { StopMatcher } from './stop.js'
+import type { TokenMask } from './token-mask.js'
 
 /** What the engine is asked for. */
 export interface GenerateRequest extends PromptSource {
@@ -23,6 +25,13 @@ export interface GenerateRequest extends PromptSource {
   readonly seed?: number
   /** Texts that end the answer and are not part of it. None may be empty. */
   readonly stop?: readonly string[]
+  /**
+   * 0 … 20: tells the log-probability of each token, and that many of the likeliest beside it. They are the model's own, of its
+   * logits before any of the above and the mask, as OpenAI and vLLM tell them.
+   */
+  readonly logprobs?: number
+  /** What may come next. */
+  readonly tokenMask?: TokenMask
 }
 
 /** A request that is checked and tokenized, and can be generated. */
@@ -34,6 +43,8 @@ export interface PreparedRequest {
   readonly limitedBySlot: boolean
   readonly sampling: SamplingParameters
   readonly stop: readonly string[]
+  /** How many alternatives; undefined where no log-probabilities are wanted. */
+  readonly logprobs: number | undefined
 }
 
 /** What ended an answer; `slot-full` is a limit of the engine where `max-new-tokens` is one of the request. */
@@ -54,6 +65,21 @@ export interface TextEvent {
   readonly text: string
   /** Tokens generated since the piece before, which may be 0 for what was held back at the end. */
   readonly tokens: number
+  /** Where they were asked for: of these tokens, in order. */
+  readonly logprobs?: readonly TokenLogprobs[]
+}
+
+/** A token as OpenAI's interface tells it. */
+export interface TokenLogprob extends Logprob {
+  /** A part of a character is U+FFFD. */
+  readonly text: string
+  /** Those of all tokens, one after another, are the answer's UTF-8. */
+  readonly bytes: Uint8Array
+}
+
+export interface TokenLogprobs extends TokenLogprob {
+  /** The likeliest of its step, best first; the token itself is one of them where it is so likely. */
+  readonly alternatives: readonly TokenLogprob[]
 }
 
 /** Always the last event. Times in milliseconds, of a monotonic clock. */
@@ -76,6 +102,8 @@ export interface EndEvent {
   /** Accepted → first token; undefined if there was none. */
   readonly timeToFirstTokenMs: number | undefined
   readonly totalMs: number
+  /** Where they were asked for: of the tokens behind the last piece, such as an end token or those of a stop string. */
+  readonly logprobs?: readonly TokenLogprobs[]
 }
 
 export type GenerateEvent = TextEvent | EndEvent
@@ -91,7 +119,7 @@ export function prepareRequest(
   slotTokens: number,
 ): PreparedRequest {
   const { maxNewTokens, minNewTokens = 0, temperature = 1, topP = 1, topK = 0, repetitionPenalty = 1 } = request
-  const { seed = randomInt(2 ** 32), stop = [] } = request
+  const { seed = randomInt(2 ** 32), stop = [], logprobs, tokenMask } = request
   assertRange('maxNewTokens', maxNewTokens, Number.isInteger(maxNewTokens) && maxNewTokens >= 1, 'an integer from 1')
   assertRange('minNewTokens', minNewTokens, Number.isInteger(minNewTokens) && minNewTokens >= 0, 'an integer from 0')
   assertRange('temperature', temperature, Number.isFinite(temperature) && temperature >= 0, '0 or more')
@@ -100,6 +128,10 @@ export function prepareRequest(
   const penaltyIsRight = Number.isFinite(repetitionPenalty) && repetitionPenalty > 0
   assertRange('repetitionPenalty', repetitionPenalty, penaltyIsRight, 'greater than 0')
   assertRange('seed', seed, Number.isSafeInteger(seed), 'an integer that a double holds exactly')
+  if (logprobs !== undefined) {
+    const isCount = Number.isInteger(logprobs) && logprobs >= 0 && logprobs <= MOST_ALTERNATIVES
+    assertRange('logprobs', logprobs, isCount, `an integer from 0 to ${MOST_ALTERNATIVES}`)
+  }
   if (stop.includes('')) throw new InvalidRequestError('stop', 'A stop string is empty, which would stop everything.')
 
   const room = slotTokens - promptIds.length
@@ -108,8 +140,9 @@ export function prepareRequest(
     promptIds,
     maxNewTokens: Math.min(maxNewTokens, room),
     limitedBySlot: room < maxNewTokens,
-    sampling: { temperature, topP, topK, repetitionPenalty, minNewTokens, seed },
+    sampling: { temperature, topP, topK, repetitionPenalty, minNewTokens, seed, ...(tokenMask && { tokenMask }) },
     stop,
+    logprobs,
   }
 }
 
@@ -121,6 +154,8 @@ export interface RequestOptions {
   readonly prepared: PreparedRequest
   readonly vocabulary: Vocabulary
   readonly endTokenIds: readonly number[]
+  /** V */
+  readonly vocabSize: number
   /** Milliseconds, monotonic. */
   readonly now: () => number
 }
@@ -134,6 +169,7 @@ export class Request {
   /** Resolves when it has ended or failed, and so has no slot any more. */
   readonly closed: Promise<void>
   readonly #prepared: PreparedRequest
+  readonly #vocabulary: Vocabulary
   readonly #endTokenIds: readonly number[]
   readonly #detokenizer: Detokenizer
   readonly #stop: StopMatcher
@@ -145,6 +181,8 @@ export class Request {
   #lastTokenAt: number | undefined
   /** Tokens that a text event has told of. */
   #toldTokens = 0
+  /** Of those that none has told of yet. */
+  #logprobs: TokenLogprobs[] = []
   /** Not yet taken: no more than one for each token, and the end. */
   #events: GenerateEvent[] = []
   #failure: Error | undefined
@@ -152,11 +190,12 @@ export class Request {
   #wake: (() => void) | undefined
   #resolveClosed = () => {}
 
-  constructor({ prepared, vocabulary, endTokenIds, now }: RequestOptions) {
+  constructor({ prepared, vocabulary, endTokenIds, vocabSize, now }: RequestOptions) {
     this.promptTokens = prepared.promptIds.length
     this.sequence = [...prepared.promptIds]
-    this.sampler = new Sampler(prepared.sampling, endTokenIds, prepared.promptIds)
+    this.sampler = new Sampler(prepared.sampling, { endTokenIds, vocabSize }, prepared.promptIds)
     this.#prepared = prepared
+    this.#vocabulary = vocabulary
     this.#endTokenIds = endTokenIds
     this.#detokenizer = new Detokenizer(vocabulary)
     this.#stop = new StopMatcher(prepared.stop)
@@ -165,6 +204,11 @@ export class Request {
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve
     })
+  }
+
+  /** How many alternatives it wants with each token; undefined where it wants no log-probabilities. */
+  get logprobs(): number | undefined {
+    return this.#prepared.logprobs
   }
 
   get outputTokens(): number {
@@ -187,11 +231,12 @@ export class Request {
   }
 
   /** Takes the next token of the answer. @returns what that ends the answer by, if it does. */
-  accept(id: number): EndedBy | undefined {
+  accept({ id, logprob }: ChosenToken): EndedBy | undefined {
     this.#lastTokenAt = this.#now()
     this.#firstTokenAt ??= this.#lastTokenAt
     this.sequence.push(id)
     this.sampler.accept(id)
+    if (logprob !== undefined) this.#logprobs.push(this.#spell(logprob))
     if (this.#endTokenIds.includes(id)) return 'end-token'
 
     const { text, stopped } = this.#stop.push(this.#detokenizer.push(id))
@@ -207,7 +252,8 @@ export class Request {
       const { text, stopped } = this.#stop.push(this.#detokenizer.flush())
       this.#tell(stopped ? text : text + this.#stop.flush())
     }
-    this.#close({ type: 'end', endedBy, finishReason: FINISH_REASONS[endedBy], ...this.#account() })
+    const account = { endedBy, finishReason: FINISH_REASONS[endedBy], ...this.#account() }
+    this.#close({ type: 'end', ...account, ...this.#takeLogprobs() })
   }
 
   /** The answer cannot go on; its caller gets the error behind the pieces that came before. */
@@ -250,8 +296,23 @@ export class Request {
 
   #tell(text: string): void {
     if (text === '') return
-    this.#push({ type: 'text', text, tokens: this.outputTokens - this.#toldTokens })
+    this.#push({ type: 'text', text, tokens: this.outputTokens - this.#toldTokens, ...this.#takeLogprobs() })
     this.#toldTokens = this.outputTokens
+  }
+
+  #takeLogprobs(): { logprobs?: TokenLogprobs[] } {
+    if (this.logprobs === undefined) return {}
+    const logprobs = this.#logprobs
+    this.#logprobs = []
+    return { logprobs }
+  }
+
+  #spell({ alternatives, ...chosen }: ChosenLogprob): TokenLogprobs {
+    const spelt = ({ id, logprob }: Logprob): TokenLogprob => {
+      const bytes = tokenBytes(this.#vocabulary, id)
+      return { id, logprob, bytes, text: new TextDecoder().decode(bytes) }
+    }
+    return { ...spelt(chosen), alternatives: alternatives.map(spelt) }
   }
 
   #close(event?: EndEvent): void {

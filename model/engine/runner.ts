@@ -3,11 +3,12 @@ import type { ModelFolder } from '../folder.js'
 import type { Binding, Runtime, RuntimeLog, Session, TensorType } from '../runtime/types.js'
 import { CapturedDecode, CaptureError, capturedSizes } from './captured-decode.js'
 import type { KVCache } from './kv-cache.js'
+import { type ChosenLogprob, type LogprobQuestion, LogprobRun } from './logprobs.js'
 import type { Candidates, SamplingRow } from './sampler.js'
-import { buildSamplingGraph } from './sampling-graph.js'
+import { SamplingRun } from './sampling-run.js'
 import type { DecodeStep, PrefillStep } from './scheduler.js'
 import type { Occupant, Slot } from './slot.js'
-import { Views } from './views.js'
+import { elements, Views } from './views.js'
 
 /** Neighbouring rows of the cache, and the tokens that they get. */
 export interface Batch {
@@ -66,8 +67,6 @@ const PACKED_FROM_BYTES = 256 * 2 ** 20
 /** Candidates that are fetched for each row at first, of which the smallest that will do is taken; one row may get more. */
 const FIRST_CANDIDATES = [64, 512]
 const CANDIDATES_FACTOR = 8
-/** Edits of a row are filled up to a power of it, so that a run's shapes are few. */
-const EDITS_BASE = 4
 
 /** Row counts for which the fast kernels look for their best shape as the model loads, by ONNX Runtime's own default. */
 const PROFILED_ROWS = [1, 16, 64, 256]
@@ -93,30 +92,23 @@ export class Runner implements AsyncDisposable {
   readonly #cache: KVCache
   readonly #vocabSize: number
   readonly #model: Session
-  readonly #sampling: Session
-  #samplingBinding: Binding
+  readonly #sampling: SamplingRun
+  readonly #logprobs: LogprobRun
   readonly #windows = new Map<string, Promise<Binding>>()
   readonly #tensors: RunnerTensors
   readonly #captured: CapturedDecode | undefined
   /** Where the logits of each row of the last run lie. */
   #logitRows: readonly number[] = []
 
-  private constructor(
-    options: RunnerOptions,
-    model: Session,
-    sampling: Session,
-    binding: Binding,
-    tensors: RunnerTensors,
-    captured: CapturedDecode | undefined,
-  ) {
+  private constructor(options: RunnerOptions, parts: RunnerParts) {
     this.#runtime = options.runtime
     this.#cache = options.cache
     this.#vocabSize = options.folder.config.vocabSize
-    this.#model = model
-    this.#sampling = sampling
-    this.#samplingBinding = binding
-    this.#tensors = tensors
-    this.#captured = captured
+    this.#model = parts.model
+    this.#sampling = parts.sampling
+    this.#logprobs = parts.logprobs
+    this.#tensors = parts.tensors
+    this.#captured = parts.captured
   }
 
   /**
@@ -145,13 +137,19 @@ export class Runner implements AsyncDisposable {
     const load = runtime.device.kind === 'cpu' && folder.weightBytes >= PACKED_FROM_BYTES ? 'packed' : 'plain'
     const config = modelConfig(options)
     const model = await runtime.openSession({ model: folder.engineModel, load, config, capture })
-    const sampling = await runtime.openSession({ model: buildSamplingGraph(folder.activationType) })
-    const binding = await runtime.createBinding(sampling)
+    const { slots } = options
+    const { vocabSize } = folder.config
+    const about = { runtime, type: folder.activationType, vocabSize, slots }
+    const sampling = await SamplingRun.open({
+      ...about,
+      mostEdits: options.slotTokens + folder.endTokenIds.length,
+      mostCandidates: slots * FIRST_CANDIDATES.at(-1)!,
+    })
+    const logprobs = await LogprobRun.open(about)
     const tensors = await createTensors(options)
     const { logits } = tensors
-    const { vocabSize } = folder.config
     const captured = capture ? await CapturedDecode.open({ ...options, model, vocabSize, logits }) : undefined
-    return new Runner(options, model, sampling, binding, tensors, captured)
+    return new Runner(options, { model, sampling, logprobs, tensors, captured })
   }
 
   /** The row counts that a decode step may have, from row 0, where only those are captured; else undefined: any. */
@@ -198,9 +196,10 @@ export class Runner implements AsyncDisposable {
     const wanted = Math.max(...rows.map((row) => row.candidates))
     const count = FIRST_CANDIDATES.find((size) => size >= wanted) ?? FIRST_CANDIDATES.at(-1)!
     const candidates = Math.min(count, this.#vocabSize)
-    const sampling = await this.#bindSampling(placed(rows, logitRows), 0, candidates)
+    const place = { firstLogits: 0, candidates }
+    const sampling = await this.#sampling.bind(this.#tensors.logits, placed(rows, logitRows), place)
     await this.#runtime.run([...model, sampling], signal)
-    return logitRows.map((row) => this.#read(row, candidates))
+    return logitRows.map((row) => this.#sampling.read(row, candidates))
   }
 
   /** @throws {CaptureError} replays give other logits. @throws {OrtError} a run cannot be captured. */
@@ -227,8 +226,15 @@ export class Runner implements AsyncDisposable {
    */
   async widen(index: number, row: SamplingRow, known: number): Promise<Candidates> {
     const candidates = Math.min(known * CANDIDATES_FACTOR, this.#vocabSize)
-    await this.#runtime.run([await this.#bindSampling([row], this.#logitRows[index]!, candidates)])
-    return this.#read(0, candidates)
+    const place = { firstLogits: this.#logitRows[index]!, candidates }
+    await this.#runtime.run([await this.#sampling.bind(this.#tensors.logits, [row], place)])
+    return this.#sampling.read(0, candidates)
+  }
+
+  /** Log-probabilities from the logits of the last run. @param questions  at least one, by rising row of that run. */
+  logprobs(questions: readonly LogprobQuestion[]): Promise<ChosenLogprob[]> {
+    const placed = questions.map((question) => ({ ...question, row: this.#logitRows[question.row]! }))
+    return this.#logprobs.ask(this.#tensors.logits, placed)
   }
 
   /**
@@ -239,22 +245,23 @@ export class Runner implements AsyncDisposable {
    * @throws {OrtError} {RuntimeStoppedError} the runtime cannot do even that.
    */
   async rebuild(): Promise<void> {
-    await this.#disposeBindings()
-    this.#samplingBinding = await this.#runtime.createBinding(this.#sampling)
+    await this.#disposeWindows()
+    await this.#sampling.rebuild()
+    await this.#logprobs.rebuild()
   }
 
-  async #disposeBindings(): Promise<void> {
+  async #disposeWindows(): Promise<void> {
     const windows = await Promise.allSettled(this.#windows.values())
     this.#windows.clear()
     for (const window of windows) if (window.status === 'fulfilled') await window.value[Symbol.asyncDispose]()
-    await this.#samplingBinding[Symbol.asyncDispose]()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#disposeBindings()
+    await this.#disposeWindows()
     await this.#captured?.[Symbol.asyncDispose]()
     for (const tensor of Object.values(this.#tensors)) await tensor[Symbol.asyncDispose]()
     await this.#sampling[Symbol.asyncDispose]()
+    await this.#logprobs[Symbol.asyncDispose]()
     await this.#model[Symbol.asyncDispose]()
   }
 
@@ -306,65 +313,30 @@ export class Runner implements AsyncDisposable {
     }
     return binding
   }
+}
 
-  /** @param firstLogits  row of the logits that belongs to rows[0]. */
-  async #bindSampling(rows: readonly SamplingRow[], firstLogits: number, candidates: number): Promise<Binding> {
-    const { editIds, editAdd, penalty, temperature, count, logits, values, ids, mass } = this.#tensors
-    const R = rows.length
-    const P = editsOf(Math.max(...rows.map((row) => row.edits.size)))
-    fillEdits(rows, P, elements(editIds, Int32Array), elements(editAdd, Float32Array))
-    elements(penalty, Float32Array).set(rows.map((row) => row.penalty))
-    elements(temperature, Float32Array).set(rows.map((row) => row.temperature))
-    elements(count, BigInt64Array)[0] = BigInt(candidates)
-
-    const binding = this.#samplingBinding
-    binding.bindInput('logits', await logits.view([R, this.#vocabSize], firstLogits * this.#vocabSize))
-    binding.bindInput('edit_ids', await editIds.view([R, P]))
-    binding.bindInput('edit_add', await editAdd.view([R, P]))
-    binding.bindInput('penalty', await penalty.view([R, 1]))
-    binding.bindInput('temperature', await temperature.view([R, 1]))
-    binding.bindInput('k', await count.view([1]))
-    binding.bindOutput('values', await values.view([R, candidates]))
-    binding.bindOutput('ids', await ids.view([R, candidates]))
-    binding.bindOutput('mass', await mass.view([R, 1]))
-    return binding
-  }
-
-  #read(row: number, candidates: number): Candidates {
-    const [start, end] = [row * candidates, (row + 1) * candidates]
-    return {
-      values: elements(this.#tensors.values, Float32Array).subarray(start, end),
-      ids: elements(this.#tensors.ids, BigInt64Array).subarray(start, end),
-      mass: elements(this.#tensors.mass, Float32Array)[row]!,
-      vocabSize: this.#vocabSize,
-    }
-  }
+interface RunnerParts {
+  readonly model: Session
+  readonly sampling: SamplingRun
+  readonly logprobs: LogprobRun
+  readonly tensors: RunnerTensors
+  readonly captured: CapturedDecode | undefined
 }
 
 type RunnerTensors = Awaited<ReturnType<typeof createTensors>>
 
 /** All that goes into a run and comes out of it, at its largest; each run uses views. */
-async function createTensors({ runtime, folder, slots, slotTokens, chunkTokens }: RunnerOptions) {
-  const { vocabSize: V } = folder.config
-  const edits = slots * editsOf(slotTokens + folder.endTokenIds.length)
-  const candidates = Math.max(slots * FIRST_CANDIDATES.at(-1)!, V)
+async function createTensors({ runtime, folder, slots, chunkTokens }: RunnerOptions) {
   const host = async (type: TensorType, size: number) =>
     new Views(await runtime.createTensor({ type, shape: [size], place: 'host' }))
-  const logits = await runtime.createTensor({ type: folder.activationType, shape: [slots, V], place: 'device' })
+  const shape = [slots, folder.config.vocabSize]
+  const logits = await runtime.createTensor({ type: folder.activationType, shape, place: 'device' })
   return {
     inputIds: await host('i64', Math.max(slots, chunkTokens, 2)),
     lastPositions: await host('i32', slots),
     totalLength: await host('i32', 1),
     logitRows: await host('i64', slots),
     logits: new Views(logits),
-    editIds: await host('i32', edits),
-    editAdd: await host('f32', edits),
-    penalty: await host('f32', slots),
-    temperature: await host('f32', slots),
-    count: await host('i64', 1),
-    values: await host('f32', candidates),
-    ids: await host('i64', candidates),
-    mass: await host('f32', slots),
   }
 }
 
@@ -376,36 +348,4 @@ function placed(rows: readonly SamplingRow[], logitRows: readonly number[]): Sam
   const all = Array.from({ length: Math.max(...logitRows) + 1 }, () => IDLE_ROW)
   for (const [index, row] of rows.entries()) all[logitRows[index]!] = row
   return all
-}
-
-/** P for that many edits: a graph's row has at least one. */
-function editsOf(count: number): number {
-  let size = 1
-  while (size < count) size *= EDITS_BASE
-  return size
-}
-
-/** Rows [R,P]. What a row has too little is filled up with its first edit once more, which then is written twice. */
-function fillEdits(rows: readonly SamplingRow[], P: number, ids: Int32Array, adds: Float32Array): void {
-  for (const [row, { edits }] of rows.entries()) {
-    const [firstId, firstAdd] = edits.entries().next().value ?? [0, 0]
-    ids.fill(firstId, row * P, (row + 1) * P)
-    adds.fill(firstAdd, row * P, (row + 1) * P)
-    let at = row * P
-    for (const [id, add] of edits) {
-      ids[at] = id
-      adds[at++] = add
-    }
-  }
-}
-
-type ElementArray = BigInt64Array | Int32Array | Float32Array
-interface ElementArrayType<T extends ElementArray> {
-  readonly BYTES_PER_ELEMENT: number
-  new (buffer: ArrayBufferLike, byteOffset: number, length: number): T
-}
-
-function elements<T extends ElementArray>({ tensor }: Views, Type: ElementArrayType<T>): T {
-  const { bytes } = tensor
-  return new Type(bytes.buffer, bytes.byteOffset, bytes.byteLength / Type.BYTES_PER_ELEMENT)
 }

@@ -1,5 +1,6 @@
-import { LogitsError } from '../errors.js'
+import { LogitsError, TokenMaskError } from '../errors.js'
 import { uniform } from './random.js'
+import { type TokenMask, writeMask } from './token-mask.js'
 
 export interface SamplingParameters {
   /** ≥ 0; 0 is greedy. */
@@ -14,6 +15,8 @@ export interface SamplingParameters {
   readonly minNewTokens: number
   /** A safe integer. */
   readonly seed: number
+  /** What may come next, where not all may. */
+  readonly tokenMask?: TokenMask
 }
 
 /** What one row asks of the sampling graph. */
@@ -24,6 +27,8 @@ export interface SamplingRow {
   readonly penalty: number
   /** Ids whose logits change: by the penalty, and by what is added (0 or −∞). Each once. */
   readonly edits: ReadonlyMap<number, number>
+  /** One byte for each id, 1 where it may come; all may where there is none. Valid until the sampler makes its next row. */
+  readonly allowed?: Uint8Array
   /** How many candidates will do in all likelihood. */
   readonly candidates: number
 }
@@ -48,21 +53,35 @@ export class Sampler {
   readonly #endTokenIds: readonly number[]
   /** Ids of prompt and answer, where they matter; to none of their logits anything is added. */
   readonly #seen = new Map<number, number>()
-  #generated = 0
+  readonly #answer: number[] = []
+  /** [V], where there is a mask. */
+  readonly #allowed: Uint8Array
 
-  constructor(parameters: SamplingParameters, endTokenIds: readonly number[], promptIds: readonly number[]) {
+  /** @param model  its end tokens, and its vocabulary's size V. */
+  constructor(
+    parameters: SamplingParameters,
+    model: { readonly endTokenIds: readonly number[]; readonly vocabSize: number },
+    promptIds: readonly number[],
+  ) {
     this.#parameters = parameters
-    this.#endTokenIds = endTokenIds
+    this.#endTokenIds = model.endTokenIds
+    this.#allowed = new Uint8Array(parameters.tokenMask === undefined ? 0 : model.vocabSize)
     if (parameters.repetitionPenalty !== 1) for (const id of promptIds) this.#seen.set(id, 0)
   }
 
-  /** What the next token's row asks of the sampling graph. */
+  /**
+   * What the next token's row asks of the sampling graph.
+   * @throws {TokenMaskError} the mask threw, or leaves nothing.
+   */
   row(): SamplingRow {
     const { temperature, topK, repetitionPenalty, minNewTokens } = this.#parameters
+    const edits = this.#answer.length < minNewTokens ? this.#withoutEnd() : this.#seen
+    const allowed = this.#mask(edits)
     return {
       temperature: temperature === 0 ? 1 : temperature,
       penalty: repetitionPenalty,
-      edits: this.#generated < minNewTokens ? this.#withoutEnd() : this.#seen,
+      edits,
+      ...(allowed && { allowed }),
       candidates: temperature === 0 || topK <= 0 ? USUAL_CANDIDATES : topK + 1,
     }
   }
@@ -72,13 +91,25 @@ export class Sampler {
    * @throws {LogitsError} the logits are no numbers.
    */
   choose(candidates: Candidates): number | undefined {
-    return chooseToken(candidates, this.#parameters, uniform(this.#parameters.seed, this.#generated))
+    return chooseToken(candidates, this.#parameters, uniform(this.#parameters.seed, this.#answer.length))
   }
 
   /** Notes that a token has become part of the answer. */
   accept(id: number): void {
-    this.#generated++
+    this.#answer.push(id)
     if (this.#parameters.repetitionPenalty !== 1) this.#seen.set(id, 0)
+  }
+
+  #mask(edits: SamplingRow['edits']): Uint8Array | undefined {
+    try {
+      const allowed = this.#parameters.tokenMask?.(this.#answer)
+      if (allowed === undefined) return undefined
+      writeMask(allowed, this.#allowed, (id) => edits.get(id) === Number.NEGATIVE_INFINITY)
+      return this.#allowed
+    } catch (cause) {
+      if (cause instanceof TokenMaskError) throw cause
+      throw new TokenMaskError(`it threw ${cause}`, { cause })
+    }
   }
 
   #withoutEnd(): ReadonlyMap<number, number> {
@@ -104,15 +135,18 @@ export function chooseToken(
   const { values, mass, vocabSize } = candidates
   const best = values[0]!
 
-  const complete = values.length === vocabSize
+  // Where one that cannot come is among them, all that can are: how many there are is known then, and what they are.
+  const impossible = values.indexOf(Number.NEGATIVE_INFINITY)
+  const possible = impossible < 0 ? vocabSize : impossible
+  const complete = impossible >= 0 || values.length === vocabSize
   // Of those that equal the last, some may have been left out: they do not count as known.
-  const known = complete ? values.length : values.indexOf(values.at(-1)!)
+  const known = complete ? Math.min(values.length, possible) : values.indexOf(values.at(-1)!)
   if (known === 0) return undefined
   if (temperature === 0 || topK === 1) return tokenAt(candidates, known, 0)
 
-  let kept = vocabSize
+  let kept = possible
   let total = mass
-  if (topK > 0 && topK < vocabSize) {
+  if (topK > 0 && topK < possible) {
     if (topK > known) return undefined
     kept = topK
     while (kept < known && values[kept] === values[topK - 1]) kept++

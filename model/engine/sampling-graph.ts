@@ -10,12 +10,16 @@ const FLOAT = 1
  * R rows, V vocabulary, P edits of a row, K candidates; A is the type of the logits.
  * Inputs: `logits` A [R,V]; `edit_ids` i32 [R,P] and `edit_add` f32 [R,P], of equal ids equal adds; `penalty` f32 [R,1];
  *   `temperature` f32 [R,1], not 0; `k` i64 [1], 1 … V. A row without edits has penalty 1 and adds of 0.
+ * With `masked` also `allowed` bool [R,V]: what is not allowed scores −∞. A row that allows all is as without.
  * Outputs: `values` f32 [R,K], best first; `ids` i64 [R,K]; `mass` f32 [R,1] = Σᵥ exp(xᵥ − values₀), over all V.
  *
  * Source of the order, and of the penalty: transformers 5.24, generation/utils.py (_get_logits_processor) and
  *   generation/logits_process.py (RepetitionPenaltyLogitsProcessor, MinNewTokensLengthLogitsProcessor, TemperatureLogitsWarper).
  */
-export function buildSamplingGraph(logitsType: 'f32' | 'f16' | 'bf16'): Uint8Array {
+export function buildSamplingGraph(
+  logitsType: 'f32' | 'f16' | 'bf16',
+  { masked = false }: { readonly masked?: boolean } = {},
+): Uint8Array {
   const graph = new GraphBuilder('sampling')
   const logits = graph.input('logits', logitsType, ['rows', 'vocabulary'])
   const editIds = graph.input('edit_ids', 'i32', ['rows', 'edits'])
@@ -39,7 +43,8 @@ export function buildSamplingGraph(logitsType: 'f32' | 'f16' | 'bf16'): Uint8Arr
   ])
   const edited = graph.node('Add', [penalized, editAdd])
   const scores = graph.node('ScatterElements', [raw, editIds, edited], alongVocabulary)
-  const scaled = graph.node('Div', [scores, temperature])
+  const left = masked ? mask(graph, scores) : scores
+  const scaled = graph.node('Div', [left, temperature])
 
   const values = graph.node('TopK', [scaled, k], {
     outputs: ['values', 'ids'],
@@ -54,4 +59,10 @@ export function buildSamplingGraph(logitsType: 'f32' | 'f16' | 'bf16'): Uint8Arr
   graph.output('ids', 'i64', ['rows', 'candidates'])
   graph.output('mass', 'f32', ['rows', 1])
   return graph.encode()
+}
+
+function mask(graph: GraphBuilder, scores: string): string {
+  const allowed = graph.input('allowed', 'bool', ['rows', 'vocabulary'])
+  const bytes = new Uint8Array(Float32Array.of(Number.NEGATIVE_INFINITY).buffer)
+  return graph.node('Where', [allowed, scores, graph.initializer('impossible', 'f32', [], bytes)])
 }

@@ -34,3 +34,15 @@ export class Views implements AsyncDisposable {
     await this.tensor[Symbol.asyncDispose]()
   }
 }
+
+type ElementArray = BigInt64Array | Int32Array | Float32Array | Uint8Array
+interface ElementArrayType<T extends ElementArray> {
+  readonly BYTES_PER_ELEMENT: number
+  new (buffer: ArrayBufferLike, byteOffset: number, length: number): T
+}
+
+/** All elements of a host tensor, in its memory. */
+export function elements<T extends ElementArray>({ tensor }: Views, Type: ElementArrayType<T>): T {
+  const { bytes } = tensor
+  return new Type(bytes.buffer, bytes.byteOffset, bytes.byteLength / Type.BYTES_PER_ELEMENT)
+}

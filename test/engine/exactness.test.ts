@@ -36,7 +36,11 @@ for (const format of [{ dtype: 'q4' }, { dtype: 'f32' }] as const) {
         const runner = await Runner.open(options)
         for (const [index, request] of requests.entries()) {
           const prepared = await oracle.prepare(request)
-          const sampler = new Sampler(prepared.sampling, model.folder.endTokenIds, prepared.promptIds)
+          const sampler = new Sampler(
+            prepared.sampling,
+            { endTokenIds: model.folder.endTokenIds, vocabSize: 512 },
+            prepared.promptIds,
+          )
           const ids = [...prepared.promptIds]
           for (let count = 0; count < prepared.maxNewTokens; count++) {
             // 512 candidates are all of this vocabulary.

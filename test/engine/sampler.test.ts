@@ -8,7 +8,7 @@ import { candidatesOf, logitsOf, type SamplingCase, samplingFixture } from './ro
 const { vocabSize: V, endTokenIds, cases } = samplingFixture
 
 function samplerFor({ prompt, generated, parameters }: SamplingCase): Sampler {
-  const sampler = new Sampler({ ...parameters, seed: 1 }, endTokenIds, prompt)
+  const sampler = new Sampler({ ...parameters, seed: 1 }, { endTokenIds, vocabSize: V }, prompt)
   for (const id of generated) sampler.accept(id)
   return sampler
 }
@@ -105,7 +105,7 @@ t.test('a seed decides the tokens; another seed, other ones', async (t) => {
   const draw = (seed: number) => {
     const sampler = new Sampler(
       { temperature: 1, topK: 0, topP: 1, repetitionPenalty: 1, minNewTokens: 0, seed },
-      endTokenIds,
+      { endTokenIds, vocabSize: V },
       [2],
     )
     return Array.from({ length: 50 }, () => {
@@ -121,7 +121,7 @@ t.test('a seed decides the tokens; another seed, other ones', async (t) => {
 
 t.test('end tokens are masked until min_new_tokens have come, also where the penalty knows them', async (t) => {
   const parameters = { temperature: 1, topK: 0, topP: 1, repetitionPenalty: 2, minNewTokens: 2, seed: 1 }
-  const sampler = new Sampler(parameters, [1, 107], [2, 107, 2])
+  const sampler = new Sampler(parameters, { endTokenIds: [1, 107], vocabSize: 256 }, [2, 107, 2])
   const edits = () => [...sampler.row().edits]
   t.same(edits(), [
     [2, 0],
@@ -135,4 +135,24 @@ t.test('end tokens are masked until min_new_tokens have come, also where the pen
     [107, 0],
     [9, 0],
   ])
+})
+
+t.test('what cannot come is known to be the rest: no draw asks for more because of it', async (t) => {
+  const logits = logitsOf({ seed: 9, levels: 2 ** 20 }, 1000)
+  for (const id of logits.keys()) if (id % 100 !== 7) logits[id] = Number.NEGATIVE_INFINITY
+  const row = { edits: new Map(), penalty: 1, temperature: 1 }
+  const all = candidatesOf(logits, row, 1000)
+  for (const parameters of [
+    { temperature: 1, topK: 50, topP: 1 },
+    { temperature: 1, topK: 0, topP: 0.9 },
+    { temperature: 1, topK: 3, topP: 0.5 },
+    { temperature: 0, topK: 0, topP: 1 },
+  ]) {
+    for (const random of [0, 0.3, 0.6, 0.999_999]) {
+      const token = chooseToken(candidatesOf(logits, row, 64), parameters, random)
+      t.equal(token, chooseToken(all, parameters, random))
+      t.equal(token! % 100, 7)
+    }
+  }
+  t.equal(chooseToken(candidatesOf(logits, row, 5), { temperature: 1, topK: 50, topP: 1 }, 0.999), undefined)
 })
