@@ -210,9 +210,9 @@ export class Engine implements AsyncDisposable {
    * Generates the answer: text events as the steps give text, then one end event. The request is queued with the first
    * `next()`, and served in that order.
    *
-   * @param options.signal  ends it with `canceled`: in the queue or between steps at once; while its prompt is read by ending
-   *   the run; while a token is made for it and others when that step is through. Leaving the iteration early does the same.
-   *   Either way its slot is free when the generator has ended.
+   * @param options.signal  ends it with `canceled`: in the queue or between steps at once; while its prompt is read, or a
+   *   token is made for it alone, by ending the run; while one is made for it and others when that step is through. Leaving
+   *   the iteration early does the same. Either way its slot is free when the generator has ended.
    * @throws {StepFailedError} {StepOutOfMemoryError} {LogitsError} its step failed. Pieces that were given stay valid; other
    *   requests go on, and this one may be sent again.
    * @throws {TokenMaskError} its mask threw, or leaves no token.
@@ -338,8 +338,9 @@ export class Engine implements AsyncDisposable {
       return
     }
     this.#leaving.add(request)
-    // A decode step is short, and others wait for it too.
-    if (this.#running.step.kind === 'prefill') this.#running.abort.abort()
+    const { step, abort } = this.#running
+    // Others wait for a decode step too, so it ends before its time only if they all have left.
+    if (step.kind !== 'copy' && occupantsOf(step).every((one) => this.#leaving.has(one))) abort.abort()
   }
 
   #finish(request: Request, how: EndedBy | Error): void {

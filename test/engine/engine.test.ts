@@ -194,6 +194,22 @@ t.test('who leaves while the prompt is read ends that run; the slot is free for 
   t.equal((await generate(engine, { prompt: 'next', ...greedy })).outputTokens, 12)
 })
 
+t.test('who leaves while a token is made for nobody else ends that run', async (t) => {
+  const { gate, engine } = await gatedEngine({ slots: 2 })
+  const left = new AbortController()
+  const leaving = engine.generate(await engine.prepare({ prompt: 'leaving', ...greedy }), { signal: left.signal })
+  await leaving.next()
+  await leaving.next()
+  gate.close()
+  const rest = collect(leaving)
+  await gate.step()
+  left.abort()
+  t.ok(gate.signal!.aborted)
+  gate.open()
+  t.equal((await rest).endedBy, 'canceled')
+  t.equal((await generate(engine, { prompt: 'next', ...greedy })).outputTokens, 12)
+})
+
 t.test('who leaves while tokens are made drops out before the next step, and disturbs nobody', async (t) => {
   const { gate, engine } = await gatedEngine({ slots: 2 })
   const alone = await generate(engine, { prompt: 'neighbour', ...greedy })
