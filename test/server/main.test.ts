@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { pino } from 'pino'
 import t from 'tap'
 import { startServer } from '../../server/main.js'
@@ -45,21 +45,30 @@ t.test('a server in this process forks its worker under whatever loader runs, an
   await t.rejects(fetch(server.url))
 })
 
-t.test('a server that is killed leaves no worker behind, and the next one serves in its place', async (t) => {
-  const folder = t.testdir({})
-  const server = await spawnServer(t, folder, { file: 'echo-stream.ts' })
-  await untilHealth(server.url, 'READY')
-  t.ok(isAlive(server.workerPid))
-  const stream = await post(server.url, { prompt: 'late: x', delay: 600 }, { accept: 'text/event-stream' })
-  server.process.kill('SIGKILL')
-  await t.rejects(stream.text(), 'who reads learns it by the end of the connection')
-  await until(() => !isAlive(server.workerPid))
-  const env = { PORT: new URL(server.url).port }
-  const next = await spawnServer(t, folder, { file: 'echo-stream.ts', env })
-  t.equal(next.url, server.url)
-  await untilHealth(next.url, 'READY')
-  t.match(await (await post(next.url, { prompt: 'a', n: 1 })).json(), { status: 'succeeded' })
-})
+t.test(
+  'a server that is killed leaves no worker and no files behind, and the next one serves in its place',
+  async (t) => {
+    const folder = t.testdir({})
+    const server = await spawnServer(t, folder, { file: 'heavy.ts' })
+    await untilHealth(server.url, 'READY')
+    t.ok(isAlive(server.workerPid))
+    const stream = await post(server.url, { how: 'hold a folder' }, { accept: 'text/event-stream' })
+    const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader()
+    let text = ''
+    while (!text.includes('event: output')) text += (await reader.read()).value
+    const held: string = JSON.parse(/"chunk":("[^"]*")/.exec(text)![1]!)
+    t.ok(existsSync(held))
+    server.process.kill('SIGKILL')
+    await t.rejects(reader.read(), 'who reads learns it by the end of the connection')
+    await until(() => !isAlive(server.workerPid))
+    t.notOk(existsSync(dirname(held)), 'nor what it held on disk')
+    const env = { PORT: new URL(server.url).port }
+    const next = await spawnServer(t, folder, { file: 'heavy.ts', env })
+    t.equal(next.url, server.url)
+    await untilHealth(next.url, 'READY')
+    t.match(await (await post(next.url, { how: 'answer' })).json(), { status: 'succeeded' })
+  },
+)
 
 t.test('a bad setting ends the program with code 2 and one line, a taken port with code 1', async (t) => {
   const run = async (env: Record<string, string>) => {
