@@ -11,9 +11,15 @@ export interface Envelope {
   readonly webhook: Omit<Webhook, 'trace'> | undefined
   readonly input: unknown
   readonly context: Readonly<Record<string, string>>
-  /** The text of it all. */
-  readonly body: string
+  /** The text of it all, where that is not very long. */
+  readonly body: string | undefined
 }
+
+/**
+ * Most characters of a body that is kept beside what was read from it, to show numbers as they were written in errors. It
+ * lives as long as the request.
+ */
+const LONGEST_KEPT = 1024 * 1024
 
 const FIELDS = ['id', 'input', 'context', 'webhook', 'webhook_events_filter']
 
@@ -75,7 +81,7 @@ function parseEnvelope(text: string): Envelope {
     input: input ?? {},
     context: context as Record<string, string>,
     webhook: typeof webhook === 'string' ? { url: webhook, events: new Set<WebhookEvent>(events) } : undefined,
-    body: text,
+    body: text.length <= LONGEST_KEPT ? text : undefined,
   }
 }
 

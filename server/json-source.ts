@@ -67,12 +67,8 @@ export function endOfString(text: string, from: number): number {
   return text.length
 }
 
-/** Texts beyond it are not read again: their numbers are shown as JavaScript writes them. */
-const LONGEST_READ_AGAIN = 1024 * 1024
-
-/** The same value with each number's own text in its place, for {@link quoteJson}; undefined of a very long text. */
+/** The same value with each number's own text in its place, for {@link quoteJson}. */
 export function withNumbersAsWritten(text: string): unknown {
-  if (text.length > LONGEST_READ_AGAIN) return undefined
   const token = /"|-?(?:\d[\d.eE+-]*|NaN\b|Infinity\b)/g
   let quoted = ''
   let copied = 0

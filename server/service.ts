@@ -66,7 +66,7 @@ export interface NewPrediction {
   /** As it was sent: not yet validated. */
   readonly input: unknown
   /** The text that `input` was read from, for errors to show its numbers as they were written. */
-  readonly body?: string
+  readonly body?: string | undefined
   readonly context: Readonly<Record<string, string>>
   /** Milliseconds from now after which it is canceled, whether it waits or runs. */
   readonly cancelAfterMs?: number | undefined

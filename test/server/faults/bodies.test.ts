@@ -133,6 +133,8 @@ t.test('odd numbers and texts are taken or refused by the rules, never half', as
     ['{"prompt":"\\ud800"}', 422, 'lone surrogate at index 0'],
     ['{"prompt":"\\u0000","n":1}', 200, '"output":["\\u0000"]'],
     [`{"prompt":"${'😀'.repeat(250_000)}","n":1}`, 200, '😀😀'],
+    ['{"prompt":"a","n":1e3}', 422, '1000.0 is greater than'],
+    [`{"prompt":"${'a'.repeat(2 ** 20)}","n":1e3}`, 422, '1000 is greater than'],
   ]
   for (const [input, status, text] of rows) {
     t.match(await exchange(port, postRequest(`{"input":${input}}`)), { status, text }, input.slice(0, 50))
