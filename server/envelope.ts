@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import type { BodyReader } from './body.js'
 import { ServerError } from './errors.js'
 import { decodeUtf8, JsonError, parseJson } from './json.js'
-import { repeatedKey } from './json-source.js'
+import { repeatedKeyFinder } from './json-source.js'
 import { WEBHOOK_EVENTS, type Webhook, type WebhookEvent } from './webhooks.js'
 
 /** What the body of a request says. */
@@ -21,7 +21,7 @@ export interface Envelope {
  */
 const LONGEST_KEPT = 1024 * 1024
 
-const FIELDS = ['id', 'input', 'context', 'webhook', 'webhook_events_filter']
+const repeatedField = repeatedKeyFinder(['id', 'input', 'context', 'webhook', 'webhook_events_filter'])
 
 /**
  * Reads the body of a request for a prediction or a training.
@@ -55,7 +55,7 @@ const JSON_TYPE = new RegExp(
 function parseEnvelope(text: string): Envelope {
   const body = parseJson(text)
   if (!isObject(body)) throw wrongShape('', body, 'struct PredictionRequest')
-  const repeated = repeatedKey(text, FIELDS)
+  const repeated = repeatedField(text)
   if (repeated !== undefined) throw ServerError.of('DUPLICATE_FIELD', { field: repeated })
   const { id, input, context = {}, webhook, webhook_events_filter: events = WEBHOOK_EVENTS } = body
   if (id !== undefined && id !== null && typeof id !== 'string') throw wrongShape('id: ', id, 'a string')
