@@ -6,20 +6,21 @@ import { createTerminal } from './terminal.js'
 export function pullCommand(environment: NodeJS.ProcessEnv): Command {
   return {
     name: 'pull',
-    summary: 'Downloads a checkpoint from the Hugging Face Hub, so that a later start needs no network.',
-    positionals: [{ name: 'id', meaning: 'owner/name, or owner/name@revision' }],
+    summary: 'Downloads a checkpoint or a GGUF file from the Hugging Face Hub, so that a later start needs no network.',
+    positionals: [{ name: 'id', meaning: 'owner/name, owner/name@revision, or either with :file.gguf' }],
     flags: [],
     example: 'HF_TOKEN=hf_… bezel pull google/gemma-2b-it',
 
     async run({ positionals: [model] }) {
       const settings = parseModelSettings({ ...environment, MODEL: model })
       const { parseModelId } = await import('../model/hub/model-id.js')
-      const { id, revision } = parseModelId(settings.MODEL)
+      const { id, revision, file } = parseModelId(settings.MODEL)
       const { pullSnapshot } = await import('../model/hub/snapshot.js')
       using terminal = createTerminal()
       const snapshot = await pullSnapshot({
         id,
         revision,
+        file,
         cacheDir: settings.MODEL_CACHE,
         endpoint: settings.HF_ENDPOINT,
         ...(settings.HF_TOKEN === undefined ? {} : { token: settings.HF_TOKEN }),

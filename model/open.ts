@@ -141,9 +141,9 @@ async function findCheckpoint(options: OpenModelOptions): Promise<FoundCheckpoin
     return { path: file, name: `${path.basename(file, '.gguf')}-${await print}`, isGguf: true }
   }
   const { parseModelId } = await import('./hub/model-id.js')
-  const { id, revision } = parseModelId(settings.MODEL)
+  const { id, revision, file } = parseModelId(settings.MODEL)
   const { findSnapshot, pullSnapshot } = await import('./hub/snapshot.js')
-  const wanted = { id, revision, cacheDir: settings.MODEL_CACHE }
+  const wanted = { id, revision, file, cacheDir: settings.MODEL_CACHE }
   // A branch that has moved on the Hub must not change what a restart serves, or make it need the network: `bezel pull` does.
   const snapshot =
     (await findSnapshot(wanted)) ??
@@ -155,7 +155,13 @@ async function findCheckpoint(options: OpenModelOptions): Promise<FoundCheckpoin
       report,
       log: (line) => log.info(line),
     }))
-  return { path: snapshot.path, name: `${id.replace('/', '--')}-${snapshot.commit.slice(0, 12)}`, isGguf: false }
+  const [repository, commit] = [id.replace('/', '--'), snapshot.commit.slice(0, 12)]
+  if (file === undefined) return { path: snapshot.path, name: `${repository}-${commit}`, isGguf: false }
+  return {
+    path: path.join(snapshot.path, file),
+    name: `${repository}--${path.basename(file, '.gguf')}-${commit}`,
+    isGguf: true,
+  }
 }
 
 /** Of names, sizes and times: hashing 5 GB at every start would cost more than the rest of it. */

@@ -26,7 +26,7 @@ export const modelSettings = z.object({
     .default(join(packageRoot, 'model', 'demo', 'onnx'))
     .meta({
       range:
-        'a folder (an export, or a checkpoint), a `.gguf` file, or a Hugging Face id such as `google/gemma-2b-it[@revision]`',
+        'a folder (an export, or a checkpoint), a `.gguf` file, or a Hugging Face id such as `google/gemma-2b-it[@revision]` or `owner/name:file.gguf`',
       shownDefault: 'the embedded demo model',
     })
     .describe('The model to serve. A checkpoint or a GGUF file is exported once, to `MODEL_CACHE`.'),

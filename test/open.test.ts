@@ -91,6 +91,27 @@ t.test('a GGUF file is exported once, as its types suggest, and anew when it cha
   t.not((await open(t, env)).folder.path, first.folder.path)
 })
 
+t.test('a GGUF file on the Hub is pulled alone and exported once; later starts need no Hub', async (t) => {
+  const folder = t.testdir()
+  await writeTinyGguf(join(folder, 'tiny.gguf'))
+  const hub = await startFakeHub()
+  hub.push(ID, { 'tiny.gguf': await readFile(join(folder, 'tiny.gguf')), 'other.gguf': 'x', 'README.md': '# x' })
+  const env = { MODEL: `${ID}:tiny.gguf`, HF_ENDPOINT: hub.url, MODEL_CACHE: join(folder, 'cache'), DEVICE: 'cpu' }
+  const first = await open(t, env)
+  t.match(first.folder.manifest, { dtype: 'q4', blockSize: 32, source: [{ name: 'tiny.gguf' }] })
+  await t.rejects(open(t, { ...env, MODEL: `${ID}:absent.gguf` }), {
+    name: 'HubError',
+    message: /has no absent.gguf in its top folder. It has tiny.gguf, other.gguf/,
+  })
+  await t.rejects(open(t, { ...env, MODEL: ID }), {
+    message: /name a GGUF file of it behind a colon: tiny.gguf, other/,
+  })
+  await hub.close()
+  const second = await open(t, env)
+  t.equal(second.folder.path, first.folder.path)
+  t.same(second.lines, [])
+})
+
 t.test('a MODEL that is another kind of file says so', async (t) => {
   const file = join(t.testdir({ 'model.bin': 'not a model' }), 'model.bin')
   await t.rejects(open(t, { MODEL: file, MODEL_CACHE: join(t.testdirName, 'cache'), DEVICE: 'cpu' }), {
@@ -123,6 +144,6 @@ t.test('an export runs on the device that it was made for, and DEVICE may not sa
 t.test('a MODEL that is neither a folder nor an id says so', async (t) => {
   await t.rejects(open(t, { MODEL: './nowhere/at/all' }), {
     name: 'SettingsError',
-    message: /neither a folder that exists nor a Hugging Face id/,
+    message: /neither a folder or file that exists nor a Hugging Face id/,
   })
 })

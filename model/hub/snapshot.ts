@@ -2,7 +2,7 @@ import { link, mkdir, readdir, readFile, rename, rm, statfs } from 'node:fs/prom
 import { join } from 'node:path'
 import { DiskFullError, HubAccessError, HubError, type ModelError } from '../errors.js'
 import type { ReportProgress } from '../progress.js'
-import { selectCheckpointFiles } from './checkpoint-files.js'
+import { selectCheckpointFiles, selectGgufFile } from './checkpoint-files.js'
 import { downloadFile } from './download.js'
 import { formatBytes } from './format-bytes.js'
 import { HubRepository } from './hub-repository.js'
@@ -27,6 +27,8 @@ export interface FindOptions {
   readonly id: string
   /** A branch, a tag or a commit; `main` where absent. */
   readonly revision?: string
+  /** One GGUF file is wanted instead of a checkpoint; it has snapshots of its own. */
+  readonly file?: string | undefined
   /** MODEL_CACHE; snapshots lie in its folder `hub`. */
   readonly cacheDir: string
 }
@@ -41,7 +43,7 @@ export interface PullOptions extends FindOptions {
   readonly log?: (line: string) => void
   /** Ends the pull; what has arrived is kept. */
   readonly signal?: AbortSignal
-  /** Picks the files to pull from those in the repository's top folder; the exporter's where absent. */
+  /** Picks the files to pull from those in the repository's top folder; `file`, or the exporter's, where absent. */
   readonly files?: (names: readonly string[]) => readonly string[]
   readonly clock?: Clock
   /** Bytes that may be written to the disk of a folder, or undefined where that cannot be told. */
@@ -169,7 +171,10 @@ class Pull {
   }
 
   #choose(listing: readonly { path: string }[]): RemoteFile[] {
-    const wanted = new Set((this.#options.files ?? selectCheckpointFiles)(listing.map((entry) => entry.path)))
+    const { file } = this.#options
+    const select =
+      file === undefined ? selectCheckpointFiles : (names: readonly string[]) => selectGgufFile(names, file)
+    const wanted = new Set((this.#options.files ?? select)(listing.map((entry) => entry.path)))
     const files = listing.filter((entry) => wanted.has(entry.path)).map(parseRemoteFile)
     // On a disk that takes upper and lower case for the same, two such files would be one.
     const distinct = new Set(files.map((file) => file.name.toLowerCase()))
@@ -264,9 +269,10 @@ function isOutage(error: unknown): error is ModelError {
   return error instanceof HubAccessError || (error instanceof HubError && error.status !== 404)
 }
 
-/** The Hub allows no `--` in names, so this is unambiguous. */
-function homeOf({ cacheDir, id }: FindOptions): string {
-  return join(cacheDir, 'hub', id.replace('/', '--'))
+/** The Hub allows no `--` in an owner or a name, so this is unambiguous. */
+function homeOf({ cacheDir, id, file }: FindOptions): string {
+  const name = id.replace('/', '--')
+  return join(cacheDir, 'hub', file === undefined ? name : `${name}--${file}`)
 }
 
 /** One file per branch or tag, its name made one path part; it holds the commit. */

@@ -72,8 +72,8 @@ t.test('what was typed or set wrongly ends with exit code 2 and a line that says
     [
       ['serve'],
       { MODEL: './gemma-q4' },
-      'MODEL is "./gemma-q4", which is neither a folder that exists nor a Hugging Face id. An id is owner/name, or ' +
-        'owner/name@revision, such as google/gemma-2b-it.\n',
+      'MODEL is "./gemma-q4", which is neither a folder or file that exists nor a Hugging Face id. An id is owner/name, or ' +
+        'owner/name@revision, such as google/gemma-2b-it; either may be followed by :file.gguf.\n',
     ],
     [['predict', 'Hi', '--temperature', 'hot'], {}, '--temperature is "hot", but must be a number.\n'],
     [['export', 'in', 'out', '--dtype', 'q3'], {}, '--dtype is "q3", but must be one of f32, f16, bf16, q4, q8.\n'],

@@ -1,12 +1,24 @@
 import t from 'tap'
 import { HubError } from '../../model/errors.js'
-import { selectCheckpointFiles } from '../../model/hub/checkpoint-files.js'
+import { selectCheckpointFiles, selectGgufFile } from '../../model/hub/checkpoint-files.js'
 import { GEMMA_FILES, gemmaRepository } from './checkpoint.js'
 
 const TEXTS = ['config.json', 'tokenizer.json', 'tokenizer_config.json']
 
 t.test('takes configuration, tokenizer and safetensors of google/gemma-2b-it, and no GGUF', async (t) => {
   t.strictSame(selectCheckpointFiles(Object.keys(gemmaRepository())).sort(), GEMMA_FILES)
+})
+
+t.test('takes one GGUF file where it is named, and names those that are there where it is not', async (t) => {
+  const names = Object.keys(gemmaRepository())
+  t.strictSame(selectGgufFile(names, 'gemma-2b-it.gguf'), ['gemma-2b-it.gguf'])
+  t.throws(() => selectGgufFile(names, 'x.gguf'), {
+    name: 'HubError',
+    message: /no x.gguf .* It has gemma-2b-it.gguf\.$/,
+  })
+  t.throws(() => selectGgufFile(['README.md'], 'x.gguf'), { message: /It has no GGUF file\.$/ })
+  const many = Array.from({ length: 12 }, (_, i) => `${i}\u001b.gguf`)
+  t.throws(() => selectGgufFile(many, 'x.gguf'), { message: /It has 0 \.gguf, .*, 9 \.gguf and 2 more\.$/ })
 })
 
 t.test('takes one copy of the weights, the whole file before the shards', async (t) => {

@@ -13,6 +13,26 @@ t.test('reads owner, name and revision', async (t) => {
   }
 })
 
+t.test('reads the GGUF file behind a colon', async (t) => {
+  const [id, file] = ['ggml-org/gemma-2b-it-GGUF', 'gemma-2b-it.Q4_0.gguf']
+  t.strictSame(parseModelId(`${id}:${file}`), { id, revision: 'main', file })
+  t.strictSame(parseModelId(`${id}@v1:A.GGUF`), { id, revision: 'v1', file: 'A.GGUF' })
+  for (const name of [
+    '',
+    'a',
+    'a.gguf.bin',
+    '.gguf',
+    '.a.gguf',
+    '../a.gguf',
+    'b/a.gguf',
+    'a b.gguf',
+    'a:b.gguf',
+    'a\\b.gguf',
+  ]) {
+    t.throws(() => parseModelId(`${id}:${name}`), { name: 'SettingsError', message: /is no GGUF file/ }, name)
+  }
+})
+
 t.test('refuses what is no id, and says what one looks like:', async (t) => {
   const wrong = [
     '',
@@ -70,7 +90,7 @@ t.test('refuses what is no revision:', async (t) => {
 t.test('no accepted text makes a path that leaves its folder', async () => {
   fc.assert(
     fc.property(
-      fc.string({ unit: fc.constantFrom('a', '.', '/', '-', '@', '\\', ':', '%', '\0'), maxLength: 30 }),
+      fc.string({ unit: fc.constantFrom('a', '.', '/', '-', '@', '\\', ':', '%', '\0', '.gguf'), maxLength: 30 }),
       (text) => {
         let parsed: ReturnType<typeof parseModelId>
         try {
@@ -78,7 +98,7 @@ t.test('no accepted text makes a path that leaves its folder', async () => {
         } catch {
           return true
         }
-        const parts = [...parsed.id.split('/'), ...parsed.revision.split('/')]
+        const parts = [...parsed.id.split('/'), ...parsed.revision.split('/'), ...(parsed.file?.split('/') ?? [])]
         return parts.every((part) => part !== '' && !part.startsWith('.') && !/[\\:\0%]/.test(part))
       },
     ),
