@@ -5,7 +5,7 @@ const NOWHERE = '//'
  * A request's URL for a router that decodes paths: Cog compares them as they were sent, and so that what guards a path in
  * front of this server need not know its other spellings.
  *
- * The names in a path stand for themselves only (`/%73hutdown` is no path), none ends in a slash, and a percent sign in it that
+ * The names in a path stand for themselves only (`/%73hutdown` is no path), none ends in a slash, and a percent sign in an id that
  * begins no escape is one.
  */
 export function exactUrl(url: string): string {
