@@ -6,6 +6,7 @@ import { Checkpoint, GENERATION_CONFIG } from './checkpoint.js'
 import { type ExportDisk, ExportFolder } from './export-folder.js'
 import { type AskedFormat, chooseFormat } from './format.js'
 import { buildGemmaGraph } from './gemma-graph.js'
+import { gemmaNotice, TERMS_FILE } from './gemma-terms.js'
 import { genaiConfig } from './genai-config.js'
 import { GgufSource } from './gguf-source.js'
 import { requantizingNotice } from './notice.js'
@@ -82,6 +83,8 @@ export async function exportModel(options: ExportOptions): Promise<Manifest> {
     for (const companion of opened.companions) {
       await folder.write(companion.name, await companion.read())
     }
+    const terms = gemmaNotice(opened.config, format.dtype)
+    if (terms !== undefined) await folder.write(TERMS_FILE, Buffer.from(terms))
     const manifest: Manifest = {
       format: MANIFEST_FORMAT,
       exporterVersion: EXPORTER_VERSION,
