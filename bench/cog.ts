@@ -112,7 +112,9 @@ async function measure(start: Start, { manySlots, paths }: { manySlots: number; 
     { 'start → READY ms': await readyMs(start) },
     await using(start, 1, async (service) => {
       await sleep(1000)
-      const [server, worker] = [memoryOf(service.pid), memoryOf(childrenOf(service.pid)[0]!)]
+      const [child] = childrenOf(service.pid)
+      if (child === undefined) throw new Error('It has no process for its model.')
+      const [server, worker] = [memoryOf(service.pid), memoryOf(child)]
       return {
         'idle MB, server, private': server.anonymous / 1e6,
         'idle MB, server, of files': server.mapped / 1e6,

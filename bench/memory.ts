@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 
 export interface Memory {
   /** Bytes that no file backs and no other process shares: what this process costs. */
@@ -14,8 +14,10 @@ export function memoryOf(pid: number | 'self' = 'self'): Memory {
   return { anonymous: field('RssAnon'), mapped: field('RssFile') }
 }
 
-/** The processes that a process has started and that live. */
+/** The processes that a process has started, by whichever of its threads, and that live. */
 export function childrenOf(pid: number): number[] {
-  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
-  return text === '' ? [] : text.split(' ').map(Number)
+  return readdirSync(`/proc/${pid}/task`).flatMap((thread) => {
+    const text = readFileSync(`/proc/${pid}/task/${thread}/children`, 'utf8').trim()
+    return text === '' ? [] : text.split(' ').map(Number)
+  })
 }
