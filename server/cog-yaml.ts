@@ -6,12 +6,15 @@ import { MOST_CONCURRENT, REFERENCE, type ServerSettings, SettingError } from '.
 import type { PredictorModules } from './load-predictor.js'
 import type { ModuleExport } from './messages.js'
 
+const VARIABLE = /^([A-Za-z_][A-Za-z0-9_]*)=(.*)$/s
+
 /** The part of Cog's cog.yaml that concerns a server; the rest (`build`, `image`) concerns images. */
 const cogYaml = z
   .looseObject({
     predict: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
     run: z.string().regex(REFERENCE, 'must be "file.ts:Name", such as "predict.ts:Predictor"').optional(),
     train: z.string().regex(REFERENCE, 'must be "file.ts:name", such as "train.ts:train"').optional(),
+    environment: z.array(z.string().regex(VARIABLE, 'must be NAME=value')).optional(),
     concurrency: z.looseObject({ max: z.int().min(1).max(MOST_CONCURRENT).default(1) }).default({ max: 1 }),
   })
   .refine((yaml) => yaml.predict ?? yaml.run, 'must name the Predictor: predict: "predict.ts:Predictor"')
@@ -19,6 +22,8 @@ const cogYaml = z
 /** The module that exports the Predictor, and that of the training where `train` names one. */
 export interface CogConfig extends PredictorModules {
   readonly concurrency: number
+  /** Variables for the Predictor, where its process has not got them already; Cog's build puts them into the image. */
+  readonly environment?: Readonly<Record<string, string>>
 }
 
 /**
@@ -40,7 +45,7 @@ export function readCogYaml(
     const { path: field, message } = parsed.error.issues[0]!
     throw new SettingError(path, `${path}: ${[field.join('.'), message].filter((part) => part !== '').join(': ')}`)
   }
-  const { predict, run, train, concurrency } = parsed.data
+  const { predict, run, train, concurrency, environment } = parsed.data
   const named = (setting: 'COG_PREDICT_TYPE_STUB' | 'COG_TRAIN_TYPE_STUB', field: string | undefined) => {
     const stub = settings[setting]
     if (stub !== undefined) return moduleExport(path, { reference: stub, namedBy: setting })
@@ -50,8 +55,14 @@ export function readCogYaml(
   return {
     ...named('COG_PREDICT_TYPE_STUB', run ?? predict)!,
     ...(training && { train: training }),
+    ...(environment && { environment: Object.fromEntries(environment.map(variable)) }),
     concurrency: settings.COG_MAX_CONCURRENCY ?? concurrency.max,
   }
+}
+
+function variable(text: string): [name: string, value: string] {
+  const [, name, value] = VARIABLE.exec(text)!
+  return [name!, value!]
 }
 
 interface Reference {

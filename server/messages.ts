@@ -27,6 +27,8 @@ export interface SetupMessage extends ModuleExport {
   readonly type: 'setup'
   /** The same of a training that stands elsewhere. */
   readonly train?: ModuleExport
+  /** Variables that the process is to have, unless it has them. */
+  readonly environment?: Readonly<Record<string, string>>
   readonly concurrency: number
   readonly files: FileLimits
   /** Most bytes of JSON that one prediction may tell; the host's own default if absent. */

@@ -29,8 +29,9 @@ process.on('disconnect', () => {
 })
 
 async function setup(message: SetupMessage): Promise<void> {
-  const { concurrency, files, outputBytes } = message
+  const { concurrency, environment = {}, files, outputBytes } = message
   folder = message.folder
+  for (const [name, value] of Object.entries(environment)) process.env[name] ??= value
   let predictor: Predictor
   try {
     predictor = await loadPredictor(message)

@@ -1,8 +1,10 @@
+import { appendFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { readCogYaml } from '../../server/cog-yaml.js'
 import { parseServerSettings } from '../../server/config.js'
+import { spawnCogFile, untilHealth, writeCogYaml } from './spawn.js'
 
 t.test('variables stand in place of fields of cog.yaml', async (t) => {
   const folder = t.testdir({ 'a.ts': '', 'b.ts': '', 'cog.yaml': 'predict: a.ts:A\nconcurrency: {max: 4}\n' })
@@ -37,6 +39,16 @@ t.test("cog.yaml names the Predictor and how many run at once, in Cog's own sche
   t.strictSame(readCogYaml(join(folder, 'train.yaml')), { file, name: 'Runner', train, concurrency: 1 })
 })
 
+t.test('the environment of cog.yaml reaches the Predictor, unless the process has its own', async (t) => {
+  const folder = t.testdir({})
+  const cogFile = writeCogYaml(folder, { file: 'environment.ts' })
+  appendFileSync(cogFile, 'environment:\n  - GREETING=good day = well\n  - PLACE=cog.yaml\n')
+  const { url } = await spawnCogFile(t, cogFile, { PLACE: 'the shell' })
+  await untilHealth(url, 'READY')
+  const answer = await fetch(`${url}/predictions`, { method: 'POST' })
+  t.match(await answer.json(), { output: 'good day = well from the shell' })
+})
+
 t.test('a cog.yaml that cannot be used is refused with file, field and what is wanted', async (t) => {
   const bad: Record<string, [string, RegExp]> = {
     empty: ['', /expected object/],
@@ -45,6 +57,7 @@ t.test('a cog.yaml that cannot be used is refused with file, field and what is w
     zero: ['predict: p.ts:P\nconcurrency: {max: 0}\n', /concurrency.max: .*>=1/],
     broken: ['predict: [\n', /cannot be read as YAML/],
     training: ['predict: p.ts:P\ntrain: train.py:train\n', /train: must be "file.ts:name"/],
+    variable: ['predict: p.ts:P\nenvironment: [A=1, B]\n', /environment.1: must be NAME=value/],
     absent: ['predict: nowhere.ts:P\n', /names nowhere.ts, but there is no .*nowhere.ts/],
   }
   const folder = t.testdir(Object.fromEntries(Object.entries(bad).map(([name, [text]]) => [`${name}.yaml`, text])))
