@@ -113,6 +113,7 @@ export async function setup(context: SetupContext, open: typeof openModel) {
     slots: concurrency,
     ...(settings.CONTEXT_LENGTH === undefined ? {} : { contextLength: settings.CONTEXT_LENGTH }),
     streamPauseMs: settings.STREAM_PAUSE_MS,
+    batchInvariant: settings.BATCH_INVARIANT === 'on',
     log: setupLog,
     onDefunct: ({ message }) => defunct(message),
   })

@@ -43,6 +43,14 @@ export const modelSettings = z.object({
     .optional()
     .meta({ range: 'a whole number from 1 to 1024', shownDefault: 'the processors that this process may use' })
     .describe('Threads for one run of the model on the CPU.'),
+  BATCH_INVARIANT: z
+    .enum(['on', 'off'])
+    .default('on')
+    .meta({ range: '`on` or `off`' })
+    .describe(
+      'Whether an answer is the same to the last token whoever else is served. With 4-bit weights in blocks of 64 and more (8-bit: 128) ' +
+        'and several slots on the CPU, that takes another row in steps of an odd number: a lone stream decodes about a tenth slower.',
+    ),
   STREAM_PAUSE_MS: wholeNumber(1, 60_000)
     .default(250)
     .describe(

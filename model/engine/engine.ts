@@ -5,6 +5,7 @@ import type { ReportProgress } from '../progress.js'
 import type { Runtime, RuntimeLog } from '../runtime/types.js'
 import { chooseTokens, type Tokens } from './choose-tokens.js'
 import { ChunkPacer, chunkSizes } from './chunk-pacer.js'
+import { roundsInPairs } from './even-rows.js'
 import { FaultWatch, MOST_FAILED_STEPS, stepError } from './faults.js'
 import { KVCache } from './kv-cache.js'
 import { PromptMaker } from './prompt.js'
@@ -33,6 +34,10 @@ export interface EngineOptions {
   readonly chunkTokens?: number
   /** Milliseconds that those who generate should wait at most while a chunk is read; by default they wait for whole chunks. */
   readonly streamPauseMs?: number
+  /**
+   * Whether an answer is to be the same to the last bit in any batch, where that takes another row in odd ones; by default so.
+   */
+  readonly batchInvariant?: boolean
   readonly log?: RuntimeLog
   readonly progress?: ReportProgress
   /** Milliseconds, monotonic. */
@@ -134,6 +139,7 @@ export class Engine implements AsyncDisposable {
       chunkTokens,
       unitTokens,
       maxIdleRows: MAX_IDLE_ROWS[options.runtime.device.kind],
+      evenRows: hasEvenRows(options, description.slots),
       batchSizes: parts.runner.batchSizes,
     })
     this.#loop = this.#serve().catch((error: unknown) => this.#giveUp(error))
@@ -157,12 +163,15 @@ export class Engine implements AsyncDisposable {
     const report = () => progress?.({ phase: 'load model', done: done++, total: 4, unit: 'steps' })
 
     report()
-    const cache = await KVCache.create(runtime, { config: folder.config, type: folder.activationType, ...size })
+    const evenRows = hasEvenRows(options, size.slots)
+    const rows = size.slots + (evenRows ? size.slots % 2 : 0)
+    const { config, activationType: type } = folder
+    const cache = await KVCache.create(runtime, { config, type, ...size, slots: rows })
     report()
     try {
       // Side by side: the weights are loaded on the runtime's thread, while the tokenizer holds this one.
       const [loading, parsing] = await Promise.allSettled([
-        openRunner({ runtime, folder, cache, chunkTokens, log: options.log, ...size }, report),
+        openRunner({ runtime, folder, cache, chunkTokens, evenRows, log: options.log, ...size }, report),
         PromptMaker.open(folder).finally(report),
       ])
       if (loading.status === 'rejected') throw loading.reason
@@ -357,6 +366,11 @@ export class Engine implements AsyncDisposable {
     for (const request of this.#live) this.#finish(request, this.#leaving.has(request) ? 'canceled' : this.#defunct)
     if (!this.#closing) this.#onDefunct?.(this.#defunct)
   }
+}
+
+/** One slot alone needs none: its steps are always of one row. */
+function hasEvenRows({ runtime, folder, batchInvariant = true }: EngineOptions, slots: number): boolean {
+  return batchInvariant && slots > 1 && runtime.device.kind === 'cpu' && roundsInPairs(folder)
 }
 
 /** As UNIT_TOKENS, or as a whole chunk where a chunk is not made of those. */

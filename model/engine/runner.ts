@@ -36,12 +36,13 @@ export function batchesOf<R extends Occupant>(
     return [{ first: slot.index, ids: [ids], lengths: [slot.length], wanted: last ? [tokens - 1] : [] }]
   }
   return step.windows.map(({ first, rows, slots: decoding }) => {
-    const all = slots.slice(first, first + rows)
+    // The cache may have one row more than there are slots.
+    const all = Array.from({ length: rows }, (_, row) => slots[first + row])
     return {
       first,
       // An idle row gets any token: it is written behind what the row holds, and its logits are not computed.
-      ids: all.map((slot) => [decoding.includes(slot) ? slot.occupant!.sequence[slot.length]! : 0]),
-      lengths: all.map((slot) => slot.length),
+      ids: all.map((slot) => [slot && decoding.includes(slot) ? slot.occupant!.sequence[slot.length]! : 0]),
+      lengths: all.map((slot) => slot?.length ?? 0),
       wanted: decoding.map((slot) => slot.index - first),
     }
   })
@@ -55,6 +56,8 @@ export interface RunnerOptions {
   /** T */
   readonly slotTokens: number
   readonly chunkTokens: number
+  /** Logits of a decode step are computed for an even number of rows, as its rows are even in number. */
+  readonly evenRows?: boolean
   readonly log?: RuntimeLog | undefined
 }
 
@@ -96,6 +99,7 @@ export class Runner implements AsyncDisposable {
   readonly #logprobs: LogprobRun
   readonly #windows = new Map<string, Promise<Binding>>()
   readonly #tensors: RunnerTensors
+  readonly #evenRows: boolean
   readonly #captured: CapturedDecode | undefined
   /** Where the logits of each row of the last run lie. */
   #logitRows: readonly number[] = []
@@ -108,6 +112,7 @@ export class Runner implements AsyncDisposable {
     this.#sampling = parts.sampling
     this.#logprobs = parts.logprobs
     this.#tensors = parts.tensors
+    this.#evenRows = options.evenRows ?? false
     this.#captured = parts.captured
   }
 
@@ -173,8 +178,8 @@ export class Runner implements AsyncDisposable {
       const ids = batch.ids.map(([id]) => id!)
       return this.#sample(this.#captured!.bind(ids, batch.lengths), { rows, logitRows: batch.wanted, signal })
     }
-    const logitRows = rows.map((_, index) => index)
-    return this.#sample(await this.#bindModel(batches), { rows, logitRows, signal })
+    const { bindings, logitRows } = await this.#bindModel(batches)
+    return this.#sample(bindings, { rows, logitRows, signal })
   }
 
   /** Whether a batch is a step of which there is a captured graph: one token for each row from the cache's first on. */
@@ -213,7 +218,7 @@ export class Runner implements AsyncDisposable {
     await captured.prove({
       plain: async (ids, lengths) => {
         const batch = { first: 0, ids: ids.map((id) => [id]), lengths, wanted: [...ids.keys()] }
-        return bestLogits(ids.length, await this.#bindModel([batch]))
+        return bestLogits(ids.length, (await this.#bindModel([batch])).bindings)
       },
       replayed: (ids, lengths) => bestLogits(ids.length, captured.bind(ids, lengths)),
     })
@@ -265,7 +270,8 @@ export class Runner implements AsyncDisposable {
     await this.#model[Symbol.asyncDispose]()
   }
 
-  async #bindModel(batches: readonly Batch[]): Promise<Binding[]> {
+  /** @returns also where the logits of each wanted row will lie. */
+  async #bindModel(batches: readonly Batch[]): Promise<{ bindings: Binding[]; logitRows: number[] }> {
     const { inputIds, lastPositions, totalLength, logitRows, logits } = this.#tensors
     const ids = elements(inputIds, BigInt64Array)
     const positions = elements(lastPositions, Int32Array)
@@ -274,12 +280,19 @@ export class Runner implements AsyncDisposable {
     elements(totalLength, Int32Array)[0] = Math.max(...ends)
 
     const bindings: Binding[] = []
+    const logitRowsOfWanted: number[] = []
     let [idCount, rowCount, logitCount] = [0, 0, 0]
     for (const { first, ids: batchIds, lengths, wanted } of batches) {
-      const [B, S, R] = [batchIds.length, batchIds[0]!.length, wanted.length]
+      const [B, S] = [batchIds.length, batchIds[0]!.length]
+      const isOdd = this.#evenRows && S === 1 && wanted.length % 2 === 1
+      const R = wanted.length + (isOdd ? 1 : 0)
       for (const [index, id] of batchIds.flat().entries()) ids[idCount + index] = BigInt(id)
       for (const [row, length] of lengths.entries()) positions[rowCount + row] = length + S - 1
-      for (const [index, token] of wanted.entries()) gathered[logitCount + index] = BigInt(token)
+      for (const [index, token] of wanted.entries()) {
+        gathered[logitCount + index] = BigInt(token)
+        logitRowsOfWanted.push(logitCount + index)
+      }
+      if (isOdd) gathered[logitCount + wanted.length] = BigInt(wanted.at(-1)!)
 
       const binding = await this.#window(first, B)
       binding.bindInput('input_ids', await inputIds.view([B, S], idCount))
@@ -292,7 +305,7 @@ export class Runner implements AsyncDisposable {
       rowCount += B
       logitCount += R
     }
-    return bindings
+    return { bindings, logitRows: logitRowsOfWanted }
   }
 
   /** A binding with the cache's rows bound for good; what a step feeds is bound anew each time. */
@@ -329,13 +342,15 @@ type RunnerTensors = Awaited<ReturnType<typeof createTensors>>
 async function createTensors({ runtime, folder, slots, chunkTokens }: RunnerOptions) {
   const host = async (type: TensorType, size: number) =>
     new Views(await runtime.createTensor({ type, shape: [size], place: 'host' }))
-  const shape = [slots, folder.config.vocabSize]
+  // One row more than slots, where rows are made even.
+  const rows = slots + 1
+  const shape = [rows, folder.config.vocabSize]
   const logits = await runtime.createTensor({ type: folder.activationType, shape, place: 'device' })
   return {
-    inputIds: await host('i64', Math.max(slots, chunkTokens, 2)),
-    lastPositions: await host('i32', slots),
+    inputIds: await host('i64', Math.max(rows, chunkTokens)),
+    lastPositions: await host('i32', rows),
     totalLength: await host('i32', 1),
-    logitRows: await host('i64', slots),
+    logitRows: await host('i64', rows),
     logits: new Views(logits),
   }
 }

@@ -53,6 +53,8 @@ export interface SchedulerOptions {
   readonly unitTokens: number
   /** Idle rows between two slots that it is cheaper to compute than to begin another run for. */
   readonly maxIdleRows: number
+  /** Rows of a decode step are even in number; where the slots are not, the cache has one row more. */
+  readonly evenRows?: boolean
   /** The row counts that a decode step may have, rising up to all slots; its rows then begin with the first. By default any. */
   readonly batchSizes?: readonly number[] | undefined
 }
@@ -77,6 +79,7 @@ export class Scheduler<R extends Occupant> {
   readonly #chunkTokens: number
   readonly #unitTokens: number
   readonly #maxIdleRows: number
+  readonly #evenRows: boolean
   readonly #batchSizes: readonly number[] | undefined
   #waiting: R[] = []
   /** Slots that read their prompts, in the order in which they were taken. */
@@ -95,6 +98,7 @@ export class Scheduler<R extends Occupant> {
     this.#chunkTokens = chunkTokens
     this.#unitTokens = unitTokens
     this.#maxIdleRows = options.maxIdleRows
+    this.#evenRows = options.evenRows ?? false
     this.#batchSizes = options.batchSizes
   }
 
@@ -238,8 +242,21 @@ export class Scheduler<R extends Occupant> {
     }
     const windows = groups.map((slots) => {
       const first = slots[0]!.index
-      return { first, rows: slots.at(-1)!.index - first + 1, slots }
+      const window = { first, rows: slots.at(-1)!.index - first + 1, slots }
+      return this.#evenRows ? this.#evened(window) : window
     })
     return { kind: 'decode', windows }
+  }
+
+  /** The window with one row more where it is odd: the neighbour that holds less, since an idle row attends to what it holds. */
+  #evened(window: Window<R>): Window<R> {
+    const { first, rows } = window
+    if (rows % 2 === 0) return window
+    const after = this.slots[first + rows]
+    const before = this.slots[first - 1]
+    if (before !== undefined && (after === undefined || before.length < after.length)) {
+      return { ...window, first: first - 1, rows: rows + 1 }
+    }
+    return { ...window, rows: rows + 1 }
   }
 }

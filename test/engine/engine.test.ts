@@ -295,7 +295,7 @@ t.test('while a stream runs, a long prompt is read in chunks as short as the pau
 
 t.test('an engine that is disposed ends its requests, and takes no more', async (t) => {
   const { gate, engine } = await gatedEngine({ slots: 1 })
-  const running = engine.generate(await engine.prepare({ prompt: 'Hello', maxNewTokens: 200 }))
+  const running = engine.generate(await engine.prepare({ prompt: 'Hello', maxNewTokens: 200, minNewTokens: 200 }))
   await running.next()
   const prepared: PreparedRequest = await engine.prepare({ prompt: 'Hello', ...greedy })
   const queued = collect(engine.generate(prepared))

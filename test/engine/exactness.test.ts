@@ -3,7 +3,7 @@ import { KVCache } from '../../model/engine/kv-cache.js'
 import type { GenerateRequest } from '../../model/engine/request.js'
 import { Runner } from '../../model/engine/runner.js'
 import { Sampler } from '../../model/engine/sampler.js'
-import { TINY } from '../export/random-checkpoint.js'
+import { type GemmaShape, TINY } from '../export/random-checkpoint.js'
 import { collect, generate, tinyModel } from './tiny.js'
 
 const requests: GenerateRequest[] = [
@@ -19,10 +19,22 @@ const requests: GenerateRequest[] = [
   { prompt: 'the user', maxNewTokens: 35, temperature: 1.5, topP: 0.99, seed: 8 },
 ]
 
-for (const format of [{ dtype: 'q4' }, { dtype: 'f32' }] as const) {
-  t.test(`${format.dtype}: an answer is the same to the last token`, async (t) => {
-    const model = await tinyModel(t, { format, checkpoint: { shape: { ...TINY, kvHeads: 2 } } })
-    const oracle = await model.open({ slots: 1 })
+/** Blocks of 128, for which products of an odd number of rows take two kernels, and heads for which chunks may change sums. */
+const LARGE: GemmaShape = { ...TINY, hiddenSize: 256, intermediateSize: 384, heads: 2, headSize: 256 }
+
+const small = { shape: { ...TINY, kvHeads: 2 }, aloneSlots: 1, chunks: [256, 8, 3, 16] }
+// A lone slot's steps are of one row, those of several slots of an even number: so the same server answers the same.
+const large = { shape: LARGE, aloneSlots: 2, chunks: [64, 16, 32, 16] }
+
+for (const { format, shape, aloneSlots, chunks } of [
+  { format: { dtype: 'q4' }, ...small },
+  { format: { dtype: 'f32' }, ...small },
+  { format: { dtype: 'q4', blockSize: 128 }, ...large },
+  { format: { dtype: 'q8', blockSize: 128 }, ...large },
+] as const) {
+  t.test(`${JSON.stringify(format)}: an answer is the same to the last token`, async (t) => {
+    const model = await tinyModel(t, { format, checkpoint: { shape } })
+    const oracle = await model.open({ slots: aloneSlots })
     const alone: string[][] = []
     for (const request of requests) alone.push([...(await generate(oracle, request)).pieces])
 
@@ -65,12 +77,8 @@ for (const format of [{ dtype: 'q4' }, { dtype: 'f32' }] as const) {
     await t.test(
       'whoever is served beside it, in any slot, read in any chunks, with idle rows between or not',
       async (t) => {
-        for (const [slots, chunkTokens] of [
-          [4, 256],
-          [4, 8],
-          [3, 3],
-          [8, 16],
-        ] as const) {
+        for (const [index, slots] of [4, 4, 3, 8].entries()) {
+          const chunkTokens = chunks[index]!
           const engine = await model.open({ slots, chunkTokens })
           const order = shuffled(requests.length, slots * 31 + chunkTokens)
           // Each begins after one more piece of all those before it, so that they come and go at different times.

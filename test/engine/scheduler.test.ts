@@ -243,14 +243,16 @@ class Simulation {
     this.mostWindows = Math.max(this.mostWindows, step.windows.length)
     let end = -1
     for (const { first, rows, slots } of step.windows) {
-      assert.equal(slots[0]!.index, first)
-      assert.equal(slots.at(-1)!.index, first + rows - 1)
-      assert.ok(end < 0 || first - end > this.options.maxIdleRows, 'windows that could be one')
+      const extra = rows - (slots.at(-1)!.index - slots[0]!.index + 1)
+      assert.ok(first === slots[0]!.index || (extra === 1 && first === slots[0]!.index - 1))
+      assert.equal(extra, this.options.evenRows ? (rows - extra) % 2 : 0)
+      assert.ok(first >= 0 && first + rows <= this.scheduler.slots.length + (this.scheduler.slots.length % 2))
+      assert.ok(end < 0 || slots[0]!.index - end > this.options.maxIdleRows, 'windows that could be one')
       for (const [index, slot] of slots.entries()) {
         const gap = slot.index - (slots[index - 1]?.index ?? slot.index - 1) - 1
         assert.ok(gap <= this.options.maxIdleRows, 'more idle rows than allowed')
       }
-      end = first + rows
+      end = slots.at(-1)!.index + 1
     }
   }
 }
@@ -275,6 +277,7 @@ const options = fc
     units: fc.integer({ min: 1, max: 5 }),
     unitTokens: fc.integer({ min: 1, max: 5 }),
     maxIdleRows: fc.constantFrom(0, 1, 2, Number.POSITIVE_INFINITY),
+    evenRows: fc.boolean(),
   })
   .map(({ units, ...rest }) => ({ ...rest, chunkTokens: units * rest.unitTokens }))
 
