@@ -1,7 +1,7 @@
 /**
  * Mixed load with aborts for minutes: does anything grow?
  *
- *   npm run bench:soak -- [minutes]
+ *   npm run bench:soak -- [minutes] [clients]
  *
  * Every ten seconds the load pauses until all is answered, and both processes are asked what they hold. Prints the samples
  * and, over their last two thirds, the slopes; ends with code 1 if a slot, a socket or a timer is left.
@@ -18,7 +18,7 @@ import { table } from './report.js'
 import type { Sample } from './soak-server.js'
 
 const minutes = Number(process.argv[2] ?? 10)
-const CLIENTS = 16
+const clients = Number(process.argv[3] ?? 16)
 const SLOTS = 4
 const PAUSE_EVERY_MS = 10_000
 /** Longer than RESUME_SECONDS and KEEP_SECONDS below, so that a sample sees none of what they hold. */
@@ -113,7 +113,7 @@ const samples: { minute: number; sample: Sample }[] = []
 const begin = Date.now()
 while (Date.now() - begin < minutes * 60_000) {
   const until = Date.now() + PAUSE_EVERY_MS
-  await Promise.all(Array.from({ length: CLIENTS }, () => client(until)))
+  await Promise.all(Array.from({ length: clients }, () => client(until)))
   samples.push({ minute: (Date.now() - begin) / 60_000, sample: await sample() })
 }
 
@@ -146,6 +146,7 @@ console.log(
   JSON.stringify({
     date: new Date().toISOString(),
     minutes,
+    clients,
     statuses: Object.fromEntries(statuses),
     slots,
     slopes,
