@@ -9,6 +9,8 @@ export interface WireRequest {
   readonly headers: readonly Member[]
   /** Bytes; {@link HOOK} in it stands for the address of the receiver of webhooks. */
   readonly body?: Buffer
+  /** Whether the body comes in chunks, without its length. */
+  readonly chunked?: boolean
 }
 
 /** One of the generated requests, and what happens while it runs. */
@@ -191,6 +193,21 @@ function headers(): fc.Arbitrary<Member[]> {
       header('traceparent', [''], ['00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', 'none']),
       header('tracestate', [''], ['congo=t61rcWkgMzE', 'a=1,b=2']),
       header('x-extra', [''], ['1', 'é']),
+      header('last-event-id', [''], ['0', '7', 'x']),
+      // A second header of a name that is there already, or is the only one.
+      sometimes(
+        15,
+        fc.constantFrom<Member>(
+          ['accept', STREAM],
+          ['accept', 'application/json'],
+          ['prefer', 'respond-async'],
+          ['prefer', 'wait=5'],
+          ['content-type', 'text/plain'],
+          ['content-type', 'application/json'],
+          ['traceparent', 'another'],
+          ['tracestate', 'c=3'],
+        ),
+      ).map((second) => (second ? [second] : [])),
     )
     .map((all) => all.flat())
 }
@@ -234,7 +251,9 @@ function predictions(document: OpenApiDocument): fc.Arbitrary<DifferentialCase> 
       const text = objectText([...id, ['input', objectText(members, space)], ...fields], space)
       const whole = fc.constant(Buffer.from(text))
       const body = fc.oneof({ weight: 7, arbitrary: whole }, { weight: 1, arbitrary: broken(text) })
-      return body.map((bytes) => ({ request: { method, path, headers: sent, body: bytes } }))
+      return fc.tuple(body, sometimes(9, fc.constant(true))).map(([bytes, chunked]) => ({
+        request: { method, path, headers: sent, body: bytes, ...(chunked && { chunked }) },
+      }))
     })
 }
 
@@ -262,6 +281,12 @@ function otherRequests(): fc.Arbitrary<DifferentialCase> {
     '/%70redictions',
     '/favicon.ico',
     '/../predictions',
+    '/trainings',
+    '/trainings/a1',
+    '/trainings/a1/cancel',
+    '/metrics',
+    '/livez',
+    '/readyz',
   ]
   return fc
     .tuple(

@@ -131,9 +131,11 @@ function shown(one: DifferentialCase, { found }: Outcome): string {
   return lines.map((line) => (line.length > 1000 ? `${line.slice(0, 1000)}…` : line)).join('\n')
 }
 
-function requestLine({ method, path, headers, body }: WireRequest): string {
+function requestLine({ method, path, headers, body, chunked }: WireRequest): string {
   const named = headers.map(([name, value]) => `${name}: ${value}`)
-  return [`${method} ${path}`, ...named, ...(body ? [bodyText(body)] : [])].join(' | ')
+  return [`${method} ${path}`, ...named, ...(chunked ? ['in chunks'] : []), ...(body ? [bodyText(body)] : [])].join(
+    ' | ',
+  )
 }
 
 function bodyText(body: Buffer): string {

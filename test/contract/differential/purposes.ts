@@ -44,7 +44,7 @@ export const PURPOSES: readonly Purpose[] = [
   {
     row: '`Prefer`',
     covers: ({ at }, { one }) => {
-      const prefer = one.request.headers.find(([name]) => name === 'prefer')?.[1] ?? ''
+      const prefer = one.request.headers.flatMap(([name, value]) => (name === 'prefer' ? [value] : [])).join(',')
       const asks = prefer.split(',').some((part) => part.split(';')[0]!.trim().toLowerCase() === 'respond-async')
       return at === 'the request: status' && asks && prefer.trim() !== 'respond-async'
     },
@@ -66,6 +66,18 @@ export const PURPOSES: readonly Purpose[] = [
     row: 'an id that no folder can have as its name',
     covers: (_difference, { cog, one }) =>
       cog.answers.some(isLost) && /%00|\\u0000|a{256}/.test(one.request.path + bodyOf(one)),
+  },
+  {
+    row: 'the paths of trainings',
+    covers: ({ ours }, { one }) => /^404\b/.test(ours) && one.request.path.startsWith('/trainings'),
+  },
+  {
+    row: '`/metrics`',
+    covers: ({ cog }, { one }) => /^404\b/.test(cog) && one.request.path === '/metrics',
+  },
+  {
+    row: '`/livez`, `/readyz`',
+    covers: ({ cog }, { one }) => /^404\b/.test(cog) && ['/livez', '/readyz'].includes(one.request.path),
   },
 ]
 

@@ -96,8 +96,12 @@ class Exchange {
   constructor(url: string, request: WireRequest, to: string) {
     this.request = request
     const { hostname, port } = new URL(url)
-    const { method, path, body } = request
-    const length: [string, string][] = body ? [['content-length', String(body.length)]] : []
+    const { method, path, body, chunked } = request
+    const length: [string, string][] = chunked
+      ? [['transfer-encoding', 'chunked']]
+      : body
+        ? [['content-length', String(body.length)]]
+        : []
     this.#call = httpRequest({
       hostname,
       port,
