@@ -112,7 +112,7 @@ export function addCogRoutes(app: FastifyInstance, options: CogRoutesOptions): v
     const cancelAfterMs = readCancelAfter(request.headers)
     // Unknown before setup is over: then the 503 of `create` says more than Cog's 406.
     if (mode === 'stream' && service.streaming === false) throw ServerError.of('STREAMING_NOT_SUPPORTED', {})
-    const webhook = envelope.webhook && { ...envelope.webhook, trace: traceOf(request.headers) }
+    const webhook = envelope.webhook && { ...envelope.webhook, trace: traceOf(request.raw) }
     let isFollowed = false
     const follow = (prediction: Prediction) => {
       if (webhook && !isFollowed) options.webhooks.follow(prediction, webhook)
@@ -279,10 +279,16 @@ function onLeave(reply: FastifyReply, action: () => void): void {
   }
 }
 
-/** The W3C trace headers, which webhooks carry on. */
-function traceOf(headers: IncomingHttpHeaders): Record<string, string> {
-  const names = ['traceparent', 'tracestate']
-  return Object.fromEntries(
-    names.flatMap((name) => (headers[name] === undefined ? [] : [[name, String(headers[name])]])),
-  )
+/**
+ * The W3C trace headers, which webhooks carry on. Of a `traceparent` that comes twice the first, as in Cog; `tracestate` is a
+ * list, of which Cog loses what stands in a second header.
+ */
+function traceOf({ headers, rawHeaders }: IncomingMessage): Record<string, string> {
+  const { traceparent, tracestate } = headers
+  const parent =
+    typeof traceparent === 'string' && traceparent.includes(',') ? firstOf(rawHeaders, 'traceparent') : traceparent
+  return {
+    ...(parent !== undefined && { traceparent: String(parent) }),
+    ...(tracestate !== undefined && { tracestate: String(tracestate) }),
+  }
 }

@@ -1,5 +1,12 @@
 import { once } from 'node:events'
-import { createServer, type IncomingHttpHeaders, type RequestListener, type ServerResponse } from 'node:http'
+import {
+  createServer,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type RequestListener,
+  request,
+  type ServerResponse,
+} from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Schedule } from '../../server/service.js'
@@ -117,6 +124,23 @@ t.test('a call for logs is dropped within the interval after any other, and only
   await lazyQuiet()
   t.match(calls.slice(5), [{ body: { status: 'processing', logs: '' } }], 'the first is sent, however long')
   t.equal(calls.length, 6)
+})
+
+t.test('a second trace header: the first parent counts, and the states are one list', async (t) => {
+  const { app, quiet } = await serve(t, {})
+  const { calls, url } = await receiver(t)
+  const { payload, headers } = post(url, COMPLETED)
+  const body = JSON.stringify(payload)
+  const trace = ['traceparent', '00-0a-0b-01', 'tracestate', 'a=1', 'traceparent', '00-0c-0d-01', 'tracestate', 'b=2']
+  const call = request(`${await app.listen({ port: 0, host: '127.0.0.1' })}/predictions`, {
+    method: 'POST',
+    headers: [...Object.entries(headers).flat(), ...trace, 'host', 'x', 'content-length', String(body.length)],
+  })
+  call.end(body)
+  const [response] = (await once(call, 'response')) as [IncomingMessage]
+  response.resume()
+  await quiet()
+  t.match(calls, [{ headers: { traceparent: '00-0a-0b-01', tracestate: 'a=1, b=2' } }])
 })
 
 t.test('token, trace headers and signature go with every call', async (t) => {

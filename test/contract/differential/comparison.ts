@@ -15,6 +15,7 @@ export interface Outcome {
 
 /** How long webhooks may take that are not waited for. */
 const WEBHOOK_MS = 1000
+const QUIET_MS = 30
 
 /** The two servers side by side, and the receiver of their webhooks. */
 export class Comparison {
@@ -22,7 +23,8 @@ export class Comparison {
   readonly #servers: Record<Side, RunningServer>
   readonly #receiver: WebhookReceiver
   readonly #hooks: string
-  readonly #webhooksSeen = new Map<string, number>()
+  /** Those with webhooks, to be compared again at the end. */
+  readonly #outcomes: { readonly one: DifferentialCase; readonly outcome: Outcome; readonly calls: number }[] = []
   #count = 0
 
   private constructor(options: {
@@ -48,23 +50,30 @@ export class Comparison {
   async run(one: DifferentialCase): Promise<Outcome> {
     const number = this.#count++
     const [cog, ours] = await Promise.all([this.#send(one, 'cog', number), this.#send(one, 'ours', number)])
-    await until(() => cog.webhooks.length === ours.webhooks.length, WEBHOOK_MS)
-    for (const [side, { webhooks }] of Object.entries({ cog, ours })) {
-      this.#webhooksSeen.set(`/${side}/${number}`, webhooks.length)
-    }
-    return { cog, ours, found: differences(cog, ours) }
+    await this.#webhooksCame(cog, ours)
+    const outcome = { cog, ours, found: differences(cog, ours) }
+    const calls = cog.webhooks.length + ours.webhooks.length
+    if (calls > 0) this.#outcomes.push({ one, outcome, calls })
+    return outcome
   }
 
-  /** Webhooks that came when their case had been compared already. */
-  lateWebhooks(): string[] {
-    const late = [...this.#webhooksSeen].filter(([path, count]) => this.#receiver.calls(path).length > count)
-    return late.map(
-      ([path, count]) => `${path}: ${count} calls, then ${this.#receiver.calls(path).length - count} more`,
-    )
+  /** The cases whose webhooks were not all there when they were compared, compared again. */
+  late(): { readonly one: DifferentialCase; readonly outcome: Outcome }[] {
+    return this.#outcomes
+      .filter(({ outcome: { cog, ours }, calls }) => cog.webhooks.length + ours.webhooks.length > calls)
+      .map(({ one, outcome: { cog, ours } }) => ({ one, outcome: { cog, ours, found: differences(cog, ours) } }))
   }
 
-  log(side: Side): string {
-    return this.#servers[side].log()
+  /** Waits until both servers have called as often, and neither calls any more; not for ever. */
+  async #webhooksCame(cog: Observation, ours: Observation): Promise<void> {
+    let calls = -1
+    let since = performance.now()
+    await until(() => {
+      if (cog.webhooks.length + ours.webhooks.length !== calls) since = performance.now()
+      calls = cog.webhooks.length + ours.webhooks.length
+      if (cog.webhooks.length !== ours.webhooks.length) return false
+      return calls === 0 || performance.now() - since > QUIET_MS
+    }, WEBHOOK_MS)
   }
 
   async stop(): Promise<void> {

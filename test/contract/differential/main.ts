@@ -74,9 +74,10 @@ for (const index of indices) {
     )
   }
 }
-for (const late of comparison.lateWebhooks()) {
+for (const { one, outcome } of comparison.late()) {
+  if (rowsFor(outcome.found, { one, ...outcome })) continue
   count(findings, 'late webhooks')
-  console.log(`\nFINDING: late webhooks: ${late}`)
+  console.log(`\nFINDING: late webhooks\n${shown(one, outcome)}`)
 }
 await comparison.stop()
 summarize()

@@ -69,7 +69,13 @@ export const PURPOSES: readonly Purpose[] = [
   },
   {
     row: 'the paths of trainings',
-    covers: ({ ours }, { one }) => /^404\b/.test(ours) && one.request.path.startsWith('/trainings'),
+    covers: (_difference, { one, ours }) =>
+      ours.answers[0]?.status === 404 && one.request.path.startsWith('/trainings'),
+  },
+  {
+    row: '`tracestate` in two headers',
+    covers: ({ at }, { one }) =>
+      at === 'webhooks' && one.request.headers.filter(([name]) => name === 'tracestate').length > 1,
   },
   {
     row: '`/metrics`',

@@ -17,9 +17,6 @@ const contract = fileURLToPath(new URL('../', import.meta.url))
 
 export interface RunningServer {
   readonly url: string
-  readonly isAlive: () => boolean
-  /** The end of what it wrote. */
-  readonly log: () => string
   readonly stop: () => Promise<void>
   /** Ends it at once, for when this process ends early. */
   readonly kill: () => void
@@ -136,7 +133,7 @@ async function ready({ child, url, log, folder }: Started): Promise<RunningServe
     kill()
   }
   const isReady = await until(async () => !isAlive() || (await healthOf(url)) === 'READY', START_MS)
-  if (isReady && isAlive()) return { url, isAlive, log, stop, kill }
+  if (isReady && isAlive()) return { url, stop, kill }
   const end = log()
   await stop()
   throw new Error(`the server did not become READY: ${end}`)
