@@ -25,18 +25,23 @@ import { weightError } from './weight-error.js'
 
 interface Format extends ExportFormat {
   readonly scaleChoice: ScaleChoice
+  readonly embedding?: 'q8'
 }
+
+const KINDS = {
+  q8: { dtype: 'q8', scaleChoice: 'best' },
+  q4: { dtype: 'q4', scaleChoice: 'best' },
+  'q4-plain': { dtype: 'q4', scaleChoice: 'plain' },
+  // At block 32 what llama.cpp's usual Q4_0 file is, but that its embedding has 6 bits.
+  'q4-plain-embedding-q8': { dtype: 'q4', scaleChoice: 'plain', embedding: 'q8' },
+  'q4-embedding-q8': { dtype: 'q4', scaleChoice: 'best', embedding: 'q8' },
+} as const
 
 const FORMATS: Readonly<Record<string, Format>> = Object.fromEntries(
   [128, 64, 32].flatMap((blockSize) =>
-    (['q8', 'q4', 'q4-plain'] as const).map((name) => [
+    Object.entries(KINDS).map(([name, kind]) => [
       `${name}-b${blockSize}`,
-      {
-        target: 'cpu',
-        dtype: name === 'q8' ? 'q8' : 'q4',
-        blockSize: blockSize as BlockSize,
-        scaleChoice: name === 'q4-plain' ? 'plain' : 'best',
-      } as const,
+      { target: 'cpu', blockSize: blockSize as BlockSize, ...kind } as const,
     ]),
   ),
 )

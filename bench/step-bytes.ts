@@ -8,8 +8,14 @@ import type { ModelFolder } from '../model/folder.js'
  */
 export function stepBytes({ config, weightDtype, manifest }: ModelFolder): number {
   const { hiddenSize: H, intermediateSize: I, headSize: D, heads, kvHeads, vocabSize: V, layers } = config
-  const weights = V * H + layers * H * (2 * heads * D + 2 * kvHeads * D + 3 * I)
-  if (weightDtype === 'f32') return weights * 4
-  if (weightDtype === 'f16' || weightDtype === 'bf16') return weights * 2
-  return weights * ((weightDtype === 'q4' ? 0.5 : 1) + 8 / manifest.blockSize!)
+  const embedding = V * H
+  const matrices = layers * H * (2 * heads * D + 2 * kvHeads * D + 3 * I)
+  if (weightDtype === 'f32') return (embedding + matrices) * 4
+  if (weightDtype === 'f16' || weightDtype === 'bf16') return (embedding + matrices) * 2
+  const own = { dtype: weightDtype, blockSize: manifest.blockSize! }
+  return matrices * weightBytes(own) + embedding * weightBytes(manifest.embedding ?? own)
+}
+
+function weightBytes({ dtype, blockSize }: { dtype: 'q4' | 'q8'; blockSize: number }): number {
+  return (dtype === 'q4' ? 0.5 : 1) + 8 / blockSize
 }
