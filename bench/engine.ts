@@ -1,7 +1,7 @@
 /**
  * The engine beside what one would run instead, in turn, each in a process of its own: speeds, load, memory, and the bars.
  *
- *   npm run bench:engine -- <exported folder> [--same <folder>] [--gguf <file>] [--usual <file>]
+ *   npm run bench:engine -- <exported folder> [--same <folder>] [--gguf <file>] [--usual <file>] [--usual-onnx <folder>]
  *     [--peers <names>] [--rows <names>] [--rounds 3] [--minutes 10] [--try <name>:<key>=<value>,…] [--json <file>]
  *
  * bench/README.md says what they mean, and how the peers are installed. Speeds are compared within a round and a row, so that
@@ -32,6 +32,7 @@ const { values, positionals } = parseArgs({
     same: { type: 'string' },
     gguf: { type: 'string' },
     usual: { type: 'string' },
+    'usual-onnx': { type: 'string' },
     peers: { type: 'string' },
     rows: { type: 'string' },
     rounds: { type: 'string', default: '3' },
@@ -76,6 +77,14 @@ const possible: readonly (Entry | undefined)[] = [
   }),
   peersAreInstalled
     ? { name: 'transformers.js', plays: 'transformers.js', entry: 'peers/transformers.ts', model: folder }
+    : undefined,
+  peersAreInstalled && values['usual-onnx'] !== undefined
+    ? {
+        name: 'transformers.js-usual',
+        plays: 'transformers.js-usual',
+        entry: 'peers/transformers.ts',
+        model: values['usual-onnx'],
+      }
     : undefined,
   python === undefined
     ? undefined
