@@ -1,5 +1,5 @@
 import t from 'tap'
-import type { Engine } from '../../model/engine/engine.js'
+import { Engine } from '../../model/engine/engine.js'
 import { FaultWatch, stepError } from '../../model/engine/faults.js'
 import {
   type EngineDefunctError,
@@ -13,6 +13,7 @@ import {
 } from '../../model/errors.js'
 import { GraphBuilder, int } from '../../model/onnx/graph.js'
 import { isOutOfMemory } from '../../model/runtime/out-of-memory.js'
+import { openRuntime } from '../../model/runtime/runtime.js'
 import type { Runtime, Tensor } from '../../model/runtime/types.js'
 import { collect, generate, tinyModel } from './tiny.js'
 import { Faults, Gate, wrapRuntime } from './wrapped-runtime.js'
@@ -268,4 +269,24 @@ t.test('an iteration that its reader left before the failure ends as canceled', 
     throw kernelFault()
   })
   t.equal((await answer).endedBy, 'canceled')
+})
+
+t.test('an engine whose runtime has ended gives up at once, and nobody waits for it', async (t) => {
+  const runtime = await openRuntime({ device: 'cpu', threads: 1 })
+  const defunct: string[] = []
+  const engine = await Engine.open({
+    folder: model.folder,
+    runtime,
+    slots: 1,
+    onDefunct: ({ message }) => defunct.push(message),
+  })
+  const running = engine.generate(await engine.prepare({ ...greedy, maxNewTokens: 200, minNewTokens: 200 }))
+  await running.next()
+  const queued = outcome(engine)
+  await runtime[Symbol.asyncDispose]()
+  await t.rejects(collect(running), /canceled|disposed|ended/)
+  t.match(await queued, /ENGINE_DEFUNCT|RUNTIME_STOPPED/)
+  await new Promise((resolve) => setImmediate(resolve))
+  t.match(defunct, [/its runtime has ended/])
+  await engine[Symbol.asyncDispose]()
 })
