@@ -159,10 +159,9 @@ function tokenizerFiles(file: GgufFile, vocabulary: GgufVocabulary, special: Spe
   if (template !== undefined && typeof template !== 'string') {
     throw new GgufError(file.path, 'tokenizer.chat_template', quote(template), 'a text is wanted')
   }
-  const encode = (text: string) => new TextEncoder().encode(text)
   const config = tokenizerConfigJson(vocabulary, special, template)
   return [
-    { name: FILES.tokenizer, read: async () => encode(tokenizerJson(vocabulary, special)) },
-    { name: FILES.tokenizerConfig, read: async () => encode(`${JSON.stringify(config, null, 2)}\n`) },
+    { name: FILES.tokenizer, read: async () => tokenizerJson(vocabulary, special) },
+    { name: FILES.tokenizerConfig, read: async () => new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`) },
   ]
 }

@@ -8,18 +8,17 @@ export type Merge = readonly [left: string, right: string]
  *
  * @param pieces  all different; index: token id
  * @param scores  the higher the earlier; equal ones by id
+ * @returns the merges, best first, one after another: all at once, Gemma's would take 100 MB
  * Source: generate_merges in transformers' convert_slow_tokenizer.py; held against Gemma's tokenizer.json (580,604 merges).
  */
-export function sentencePieceMerges(pieces: readonly string[], scores: ArrayLike<number>): Merge[] {
+export function* sentencePieceMerges(pieces: readonly string[], scores: ArrayLike<number>): Generator<Merge> {
   const ids = new Map(pieces.map((piece, id) => [piece, id]))
   const order = Uint32Array.from(pieces.keys()).sort((a, b) => scores[b]! - scores[a]! || a - b)
-  const merges: Merge[] = []
   for (const id of order) {
     const cuts = cutsOf(pieces[id]!, ids)
     if (cuts.length > 1) cuts.sort((a, b) => ids.get(a[0])! - ids.get(b[0])! || ids.get(a[1])! - ids.get(b[1])!)
-    for (const cut of cuts) merges.push(cut)
+    yield* cuts
   }
-  return merges
 }
 
 function cutsOf(piece: string, ids: ReadonlyMap<string, number>): Merge[] {

@@ -127,11 +127,12 @@ export function readSpecialTokens(file: GgufFile, { pieces }: GgufVocabulary): S
 
 /**
  * Writes the tables as a tokenizer.json that the `tokenizers` library reads, with the ids that Gemma's own gives every text.
+ * In UTF-8; Gemma's has 14 MB.
  *
  * Matched whole before anything is merged, as in SentencePiece, are control and user-defined pieces. Only control tokens (and
  * Gemma's turns, whatever a converter called them) are special.
  */
-export function tokenizerJson(vocabulary: GgufVocabulary, special: SpecialTokens): string {
+export function tokenizerJson(vocabulary: GgufVocabulary, special: SpecialTokens): Uint8Array {
   const { pieces } = vocabulary
   const bos = pieces[special.bos]!
   const head = {
@@ -171,13 +172,39 @@ export function tokenizerJson(vocabulary: GgufVocabulary, special: SpecialTokens
     byte_fallback: true,
     ignore_merges: false,
   }
-  // Not as objects: a piece may be called __proto__, and a quarter of a million keys are quicker as text.
-  const vocab = pieces.map((piece, id) => `${JSON.stringify(piece)}:${id}`).join(',')
-  const merges = sentencePieceMerges(pieces, mergeScores(vocabulary))
-    .map(([left, right]) => `[${JSON.stringify(left)},${JSON.stringify(right)}]`)
-    .join(',')
-  const modelText = `${JSON.stringify(model).slice(0, -1)},"vocab":{${vocab}},"merges":[${merges}]}`
-  return `${JSON.stringify(head).slice(0, -1)},"model":${modelText}}`
+  // Not as one object: a piece may be called __proto__, and in pieces it takes a fifth of the memory.
+  const file = new TextFile()
+  file.add(`${JSON.stringify(head).slice(0, -1)},"model":${JSON.stringify(model).slice(0, -1)},"vocab":{`)
+  for (const [id, piece] of pieces.entries()) file.add(`${id === 0 ? '' : ','}${JSON.stringify(piece)}:${id}`)
+  file.add('},"merges":[')
+  let comma = ''
+  for (const [left, right] of sentencePieceMerges(pieces, mergeScores(vocabulary))) {
+    file.add(`${comma}[${JSON.stringify(left)},${JSON.stringify(right)}]`)
+    comma = ','
+  }
+  file.add(']}}')
+  return file.bytes()
+}
+
+/** A text in the making, kept as UTF-8. */
+class TextFile {
+  readonly #chunks: Uint8Array[] = []
+  #text: string[] = []
+
+  add(text: string): void {
+    this.#text.push(text)
+    if (this.#text.length >= 10_000) this.#encode()
+  }
+
+  bytes(): Uint8Array {
+    this.#encode()
+    return Buffer.concat(this.#chunks)
+  }
+
+  #encode(): void {
+    this.#chunks.push(new TextEncoder().encode(this.#text.join('')))
+    this.#text = []
+  }
 }
 
 /** Whole pieces have 0 in Gemma's tokenizer.model, and all kinds of numbers in GGUF files. */

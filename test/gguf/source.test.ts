@@ -1,9 +1,10 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { Tokenizer } from '../../model/engine/tokenizer.js'
-import { GgufError } from '../../model/errors.js'
+import { CheckpointError, GgufError } from '../../model/errors.js'
 import { type ExportOptions, exportModel } from '../../model/export/export.js'
 import { GgufSource } from '../../model/export/gguf-source.js'
 import { dequantizeBlocks } from '../../model/export/quantize.js'
@@ -285,6 +286,29 @@ t.test('what Gemma 1 does not have is refused by key or tensor, and value:', asy
     t.match(error.value, value, about)
     t.equal(error.file, file)
   }
+})
+
+t.test('a file with some bytes changed is opened, or refused with a typed error', async (t) => {
+  t.testdir()
+  const whole = await readFile(join(FIXTURES, 'tiny.gguf'))
+  const file = join(t.testdirName, 'changed.gguf')
+  const change = fc.tuple(fc.nat(12_000), fc.oneof(fc.nat(255), fc.constantFrom(0, 127, 128, 255)))
+  await fc.assert(
+    fc.asyncProperty(fc.array(change, { minLength: 1, maxLength: 6 }), async (changes) => {
+      const bytes = Buffer.from(whole)
+      for (const [at, byte] of changes) bytes[at] = byte
+      await writeFile(file, bytes)
+      try {
+        await using source = await GgufSource.open(file)
+        for (const companion of source.companions) await companion.read()
+        return true
+      } catch (error) {
+        return error instanceof CheckpointError
+      }
+    }),
+    { numRuns: 500 },
+  )
+  t.pass()
 })
 
 t.test('what is possible in the format but not in the graph is refused, too', async (t) => {
