@@ -98,7 +98,14 @@ async function exportOnce(options: OpenModelOptions, target: Target): Promise<Mo
     if (!(await isWhole(out))) {
       log.info(`Exporting ${checkpoint.path} to ${out} (for ${target}); this is done once.`)
       const signals = signal ? AbortSignal.any([signal, lock.lost]) : lock.lost
-      await exportModel({ ...format, checkpoint: checkpoint.path, out, report, log: log.info, signal: signals })
+      await exportModel({
+        ...format,
+        checkpoint: checkpoint.path,
+        out,
+        report,
+        log: (line) => log.info(line),
+        signal: signals,
+      })
     }
   } finally {
     await lock.release()
