@@ -38,6 +38,7 @@ const { values, positionals } = parseArgs({
     rounds: { type: 'string', default: '3' },
     minutes: { type: 'string', default: '10' },
     try: { type: 'string', multiple: true, default: [] },
+    'batch-invariant': { type: 'string', default: 'on' },
     json: { type: 'string' },
   },
 })
@@ -130,6 +131,7 @@ function start(entry: Entry, size: { sequences: number; contextLength: number })
   const options: ContestantOptions = {
     model: entry.model,
     threads: availableParallelism(),
+    batchInvariant: values['batch-invariant'] !== 'off',
     ...size,
     ...(entry.config ? { config: entry.config } : {}),
   }

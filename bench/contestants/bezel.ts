@@ -13,7 +13,7 @@ const IDS = 1000
 const MORE_TOKENS = 200
 
 async function open(options: ContestantOptions): Promise<Contestant> {
-  const { model, threads, sequences, contextLength, config } = options
+  const { model, threads, sequences, contextLength, batchInvariant, config } = options
   const runtime = await openRuntime({ device: 'cpu', threads })
   const openSession = runtime.openSession.bind(runtime)
   let sessionMs = 0
@@ -24,7 +24,7 @@ async function open(options: ContestantOptions): Promise<Contestant> {
     return opened
   }
   const folder = await openModelFolder(model)
-  const engine = await Engine.open({ folder, runtime, slots: sequences, contextLength })
+  const engine = await Engine.open({ folder, runtime, slots: sequences, contextLength, batchInvariant })
   let fresh = 0
 
   const blank: GenerateRequest = { prompt: '', raw: true, maxNewTokens: 1, temperature: 0 }

@@ -19,6 +19,8 @@ export interface ContestantOptions {
   readonly sequences: number
   /** Most tokens of one sequence. */
   readonly contextLength: number
+  /** Whether an answer must be the same in any batch, which costs a lone sequence a row. Ours only. */
+  readonly batchInvariant: boolean
   /** Session config entries beyond those that the engine sets itself: to try what they do. Ours only. */
   readonly config?: Readonly<Record<string, string>>
 }
