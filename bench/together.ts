@@ -169,7 +169,8 @@ async function cancels() {
 const figures: Record<string, number>[] = []
 await run(prepared(freshIds(64), 4))
 for (let round = 0; round < Number(rounds); round++) {
-  figures.push({ ...(await chat()), ...(await gaps()), ...(await overhead()), ...(await cancels()) })
+  const figure = { ...(await chat()), ...(await gaps()), ...(await overhead()), ...(await cancels()) }
+  figures.push({ ...figure, canceledInDecodeSteps: figure.canceledInDecodeMs / figure.stepMs })
 }
 await engine[Symbol.asyncDispose]()
 await runtime[Symbol.asyncDispose]()
@@ -181,6 +182,7 @@ const bars: Record<string, string> = {
   canceledInQueueMs: '≤ 100',
   canceledInPrefillMs: '≤ 100',
   canceledInDecodeMs: '≤ 100',
+  canceledInDecodeSteps: '≤ 1',
 }
 console.log(
   JSON.stringify({ date: new Date().toISOString(), cpu: cpus()[0]?.model, threads: cpus().length, path, figures }),
