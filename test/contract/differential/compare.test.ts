@@ -100,6 +100,15 @@ t.test('a case differs on purpose only if a row covers each of its differences',
   t.equal(rowsFor(found, { ...context, one: request('{"input":{"prompt":5}}') }), undefined)
 })
 
+t.test('a failure that only Cog has, and tells nobody, is known by the count that was no integer', async (t) => {
+  const cog: Observation = { answers: [], webhooks: [] }
+  const ours: Observation = { answers: [], webhooks: [{ headers: {}, body: '{"output":["a"]}' }] }
+  const one = (n: string) => ({ one: request(`{"input":{"n": ${n}}}`), cog, ours })
+  t.same(rowsFor(differences(cog, ours), one('5.0')), ['5.0 for an integer'])
+  t.equal(rowsFor(differences(cog, ours), one('5')), undefined)
+  t.equal(rowsFor(differences(ours, cog), { ...one('5.0'), cog: ours, ours: cog }), undefined)
+})
+
 t.test('webhooks of what ran on one side only follow from its status', async (t) => {
   const cog = { ...seen('{}', 200), webhooks: [{ headers: {}, body: 'a' }] }
   const ours = seen('{"id":"x","status":"starting"}', 202)

@@ -18,6 +18,9 @@ export interface Difference {
   readonly ours: string
 }
 
+/** What a side shows of webhooks where only the other side has more. */
+export const NONE = 'the rest is equal'
+
 /** Those of the connection and of the length, not of what is said. */
 const IGNORED_HEADERS = new Set(['date', 'connection', 'keep-alive', 'content-length', 'transfer-encoding'])
 
@@ -87,7 +90,7 @@ function webhookDifferences(cog: readonly WebhookCall[], ours: readonly WebhookC
     return at < 0
   })
   if (missing.length === 0 && extra.length === 0) return []
-  const list = (texts: readonly string[]) => (texts.length === 0 ? 'the rest is equal' : texts.join('\n'))
+  const list = (texts: readonly string[]) => (texts.length === 0 ? NONE : texts.join('\n'))
   return [{ at: 'webhooks', cog: list(missing), ours: list(extra) }]
 }
 
