@@ -94,7 +94,7 @@ export const PURPOSES: readonly Purpose[] = [
 const NO_JSON = /NaN|Infinity|1e999|\\ud[89a-f][\da-f]{2}/
 
 /** The echo model's number of chunks, written with a point or an exponent. */
-const COUNT_AS_FLOAT = /"n":\s*\d+(?:\.\d+|e\d)/
+const COUNT_AS_FLOAT = /"n":\s*\d+(?:\.\d+|e[+-]?\d)/
 
 /** What Python says of a model that takes an integer and got 5.0. */
 const FLOAT_IN_PYTHON = "'float' object cannot be interpreted as an integer"
