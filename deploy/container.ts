@@ -1,9 +1,8 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import type { AddressInfo } from 'node:net'
-import { createServer } from 'node:net'
 import { capture, type EngineName } from './engine.js'
+import { freePort } from './free-port.js'
 
 /** What an image says of itself, as Docker's image format has it. */
 export interface ImageConfig {
@@ -138,13 +137,4 @@ function inFolder<Result>(image: string, use: (folder: string) => Result): Resul
 
 function outcome(ended: { status: number | null; stdout: string; stderr: string }): Outcome {
   return { status: ended.status, output: `${ended.stdout}${ended.stderr}`.trim() }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
